@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all their own set-up from a bare Python; the rest builds on the same environment.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help setup demo test check bench format clean
+
+help: ## show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY) ## install everything into .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"expected Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@echo "setting up .venv, a minute or two ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY) ## train a small base, adapt it to three JPEG levels, register the adaptors
+	@$(BIN)/gearnn adapt flows/plans/streets_jpeg.yaml
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## lint, format, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(READY) ## measure what the project promises, as ratios
+	@$(BIN)/python -m tests.bench
+
+format: $(READY) ## rewrite the code in the house's format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean: ## remove the environment and all results
+	rm -rf .venv .gearnn build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,87 @@
+"""The main job: Algorithm 1 for every level of a plan, from the base to registered adaptors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger, unmapped
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.runner import workers_for
+from gearnn import vocabulary as words
+from gearnn.errors import LevelsFailedError
+from gearnn.levels import PRISTINE
+from gearnn.plan import Plan
+from tasks.base import prepare_base
+from tasks.data import check_data
+from tasks.evaluate import evaluate_solution
+from tasks.finetune import full_finetune, partial_finetune
+from tasks.knapsack import choose_layers
+from tasks.records import Adapted, Base, Data, Row
+from tasks.register import register_adaptor, register_base
+from tasks.report import write_report
+from tasks.sensitivity import measure_sensitivity
+
+
+def adapt(plan: Plan) -> Adapted:
+    """Run a plan with as many fine-tunes at a time as this machine bears; see :func:`adapt_flow`."""
+    runner = ThreadPoolTaskRunner(max_workers=workers_for(plan))
+    adapted: Adapted = adapt_flow.with_options(task_runner=runner)(plan)
+    return adapted
+
+
+@flow(name="adapt", flow_run_name="adapt {plan.registered_base}")
+def adapt_flow(plan: Plan) -> Adapted:
+    """Fine-tune the base per level, choose layers, fine-tune those, score, register, report.
+
+    Every step is done once per content: a second run finds all in the store, one with another level
+    trains that level only. A level that fails does not hold up the others; they are registered, and
+    the run fails afterwards.
+
+    Raises:
+        LevelsFailedError: at least one level failed.
+    """
+    data: Data = check_data.submit(plan).result()
+    base: Base = prepare_base.submit(plan, data).result()
+    levels = [str(level) for level in plan.distortion_levels]
+    common = unmapped(plan), unmapped(base), unmapped(data)
+    pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])
+    tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
+    selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
+    adaptors = partial_finetune.map(*common, levels, selections)
+    scores = {
+        words.BASE: evaluate_solution.map(*common, levels, words.BASE, None, None),
+        words.CLEAN: evaluate_solution.map(*common, levels, words.CLEAN, unmapped(pristine), None),
+        words.FULL: evaluate_solution.map(*common, levels, words.FULL, fulls, None),
+        words.ADAPTOR: evaluate_solution.map(*common, levels, words.ADAPTOR, None, adaptors),
+    }
+    rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
+    if rows:
+        rows = _register(plan, base, data, rows)
+    report = write_report(plan, base, rows) if rows else ""
+    if failures:
+        raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()))
+    return Adapted(base=base, data=data, rows=tuple(rows), report=report)
+
+
+def _gather(
+    levels: Sequence[str], scores: dict[str, Sequence[Any]], **steps: Sequence[Any]
+) -> tuple[list[Row], dict[str, str]]:
+    """Wait for all levels: rows of those that finished, reasons of those that did not."""
+    rows, failures = [], {}
+    for index, level in enumerate(levels):
+        try:
+            # In the order of the steps, so that the reason told is the first one.
+            results = {name: futures[index].result() for name, futures in steps.items()}
+            counted = {solution: futures[index].result() for solution, futures in scores.items()}
+            rows.append(Row(level=level, scores=counted, **results))
+        except Exception as error:  # whatever a level died of, the others go on
+            failures[level] = f"{type(error).__name__}: {error}"
+            get_run_logger().error("level %s failed: %s", level, error)
+    return rows, failures
+
+
+def _register(plan: Plan, base: Base, data: Data, rows: Sequence[Row]) -> list[Row]:
+    """One after the other: MLflow numbers the versions of a model by counting, and two at once collide."""
+    registered_base = register_base(plan, base, data)
+    versions = [register_adaptor(plan, base, data, registered_base, row) for row in rows]
+    return [row.model_copy(update={"registered": version}) for row, version in zip(rows, versions, strict=True)]

@@ -1,0 +1,37 @@
+"""An undistorted base for users who have none: trained on the plan's pristine frames, and exported."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from gearnn import vocabulary as words
+from gearnn.errors import PlanError
+from gearnn.levels import PRISTINE
+from gearnn.plan import Plan
+from tasks.base import export_base, prepare_base
+from tasks.data import check_data
+from tasks.evaluate import evaluate_solution
+from tasks.records import Base, Data, Score, TrainedBase
+from tasks.register import register_base
+
+
+@flow(name="train-base", flow_run_name="train base {plan.registered_base}")
+def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
+    """Train the base of a plan, score it on pristine frames, register it.
+
+    Args:
+        plan: its ``base.train`` says how.
+        output: file to write the base to, as safetensors with the normalisation in its header.
+
+    Raises:
+        PlanError: the plan has a checkpoint already.
+    """
+    if plan.base.checkpoint is not None:
+        raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint")
+    data: Data = check_data.submit(plan).result()
+    base: Base = prepare_base.submit(plan, data).result()
+    score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None, None).result()
+    registered = register_base(plan, base, data)
+    if output is not None:
+        export_base(plan, base, Path(output))
+    return TrainedBase(base=base, score=score, registered=registered, output=output)

@@ -1,0 +1,134 @@
+"""Algorithm 1, DNN splitting and partial fine-tuning (offline), for one distortion level.
+
+Run one level of a plan without Prefect and MLflow:
+
+    python -m gearnn.algorithm1 PLAN LEVEL [ADAPTOR_FILE]
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.compute import Compute
+from gearnn.errors import GearNNError, PlanError
+from gearnn.finetune import Progress, Recipe, Samples, finetune
+from gearnn.knapsack import select_layers
+from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
+from gearnn.levels import DistortionLevel
+from gearnn.plan import Plan
+from gearnn.problem import Problem
+from gearnn.resolve import compute_of, open_base, open_checkpoint, problem_of, samples_of
+from gearnn.sensitivity import weight_change
+
+
+def adapt_level(
+    base: nn.Module,
+    samples: Samples,
+    problem: Problem,
+    level: DistortionLevel | str,
+    bound: int,
+    recipe: Recipe,
+    *,
+    partial_recipe: Recipe | None = None,
+    granularity: Granularity = "layer",
+    batchnorm_statistics: BatchNormStatistics = "frozen",
+    compute: Compute | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+) -> Adaptor:
+    """Find the adaptor A*_q of one distortion level q; the line numbers are those of Algorithm 1.
+
+    Args:
+        base: D, the pre-trained DNN; it stays as it is.
+        samples: training frames at level q, with their truth.
+        problem: loss and batching.
+        level: q.
+        bound: M, in values.
+        recipe: the fine-tuning process f_q.
+        partial_recipe: another one for the adaptor; None takes the same.
+        granularity: what counts as one layer.
+        batchnorm_statistics: which running statistics move.
+        compute: device and precision; None chooses.
+        on_step: called after every training step of both fine-tunes.
+    """
+    # 2: fine-tune D*_q = f_q(D) with the data of distortion level q
+    finetuned = finetune(
+        base, samples, problem, recipe, batchnorm_statistics=batchnorm_statistics, compute=compute, on_step=on_step
+    )
+    # 3-5: the values v_q by Eq. 1, and the sizes n
+    table = weight_change(base, finetuned.model, granularity=granularity, batchnorm_statistics=batchnorm_statistics)
+    values, sizes = table["sensitivity"].tolist(), table["num_values"].tolist()
+    # 6: S = knapsack(value = v_q, weight = n, bound = M)
+    selection = select_layers(values, sizes, bound - charged_once(base, batchnorm_statistics))
+    # 7: the subset of layers to fine-tune is A_q = {l_i : i in S}
+    layers = layers_of(base, granularity, batchnorm_statistics)
+    subset = [layers[i] for i in selection]
+    # 8: partially fine-tune A*_q = f_q(A_q)
+    partial = finetune(
+        base,
+        samples,
+        problem,
+        partial_recipe or recipe,
+        layers=subset,
+        batchnorm_statistics=batchnorm_statistics,
+        compute=compute,
+        on_step=on_step,
+    )
+    return Adaptor.extract(base, partial.model, subset, level, bound=bound, batchnorm_statistics=batchnorm_statistics)
+
+
+def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progress], None] | None = None) -> Adaptor:
+    """:func:`adapt_level` with everything as a plan says; the plan must name a checkpoint.
+
+    Raises:
+        PlanError: the plan has no checkpoint, or the level needs no adaptor.
+    """
+    if plan.base.checkpoint is None:
+        raise PlanError("plan: base.checkpoint: expected a file; `gearnn train-base` makes one")
+    if level.is_pristine:
+        raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
+    base, samples = open_base(plan), samples_of(plan, "train", level)
+    return adapt_level(
+        base,
+        samples,
+        problem_of(plan, samples.dataset, open_checkpoint(plan)),
+        level,
+        plan.bound.in_values(model_size(base)),
+        plan.full_recipe,
+        partial_recipe=plan.partial_recipe,
+        granularity=plan.bound.granularity,
+        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        compute=compute_of(plan),
+        on_step=on_step,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """The command; exit status as for ``gearnn``."""
+    if len(arguments) not in (2, 3):
+        print("usage: python -m gearnn.algorithm1 PLAN LEVEL [ADAPTOR_FILE]", file=sys.stderr)
+        return 2
+    try:
+        adaptor = adapt_from_plan(Plan.load(arguments[0]), DistortionLevel.parse(arguments[1]), _print_epochs)
+        path = Path(arguments[2] if len(arguments) == 3 else f"{adaptor.level.slug}.safetensors")
+        adaptor.save(path)
+    except GearNNError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print(f"{path}: {adaptor.num_values} of {adaptor.bound} values in {len(adaptor.layers)} layers")
+    return 0
+
+
+def _print_epochs(progress: Progress) -> None:
+    if progress.step * progress.num_epochs % progress.num_steps < progress.num_epochs:
+        print(
+            f"epoch {progress.epoch} of {progress.num_epochs}: loss {progress.loss:.4f}, "
+            f"{progress.seconds_left:.0f} s left in this fine-tune",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""Where and in which precision a network runs."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """A device with the precision of its forward passes; weights and optimiser state stay float32.
+
+    Attributes:
+        device: where tensors live.
+        bf16: whether forward passes run under bfloat16 autocast.
+    """
+
+    device: torch.device
+    bf16: bool
+
+    @classmethod
+    def resolve(cls, device: str = "auto", precision: Precision = "auto") -> "Compute":
+        """Choose what this machine is fast at.
+
+        Args:
+            device: ``auto`` takes CUDA where there is one, else the CPU; or any torch device.
+            precision: ``auto`` takes bfloat16 where the device computes it natively.
+        """
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        return cls(device=found, bf16=_is_bf16_native(found) if precision == "auto" else precision == "bf16")
+
+    @property
+    def precision(self) -> str:
+        """``bf16`` or ``fp32``; part of every cache key, because results depend on it."""
+        return "bf16" if self.bf16 else "fp32"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Context of a forward pass."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, convolution weights in channels_last order."""
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def images(self, images: Tensor) -> Tensor:
+        """Move frames [B, 3, H, W] to the device in channels_last order."""
+        return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _is_bf16_native(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return False

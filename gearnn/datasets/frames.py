@@ -1,0 +1,218 @@
+"""What every dataset offers: frames as the sensor delivered them, and their truth."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from gearnn.errors import DataError
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """The sensor of a plan: scales a source image to the frame that it would have delivered.
+
+    Attributes:
+        size: (width, height) in pixels, or None for the source's own size.
+        resample: a key of ``RESAMPLING``, for frames; labels always take the nearest pixel.
+    """
+
+    size: tuple[int, int] | None = None
+    resample: str = "box"
+
+    def frame(self, image: Image.Image) -> Image.Image:
+        """RGB frame at the camera's size."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        return image if self._fits(image) else image.resize(self._size(image), RESAMPLING[self.resample])
+
+    def label(self, image: Image.Image) -> Image.Image:
+        """Index mask at the camera's size."""
+        return image if self._fits(image) else image.resize(self._size(image), Image.Resampling.NEAREST)
+
+    def _size(self, image: Image.Image) -> tuple[int, int]:
+        return self.size or image.size
+
+    def _fits(self, image: Image.Image) -> bool:
+        return self._size(image) == image.size
+
+    def __str__(self) -> str:
+        return "source" if self.size is None else f"{self.size[0]}x{self.size[1]}:{self.resample}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One frame with its truth.
+
+    Attributes:
+        image: RGB frame, 8 bits a channel, as the DNN receives it.
+        target: what the problem needs as truth; for segmentation classes, uint8 [H, W].
+        name: which frame of the dataset it is.
+    """
+
+    image: Image.Image
+    target: Any
+    name: str
+
+
+class FrameDataset(Protocol):
+    """Undistorted frames of one split.
+
+    Attributes:
+        class_names: names of the classes, in the order of their indices.
+        ignore_index: label of pixels without truth, or None.
+    """
+
+    class_names: tuple[str, ...]
+    ignore_index: int | None
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Which frame this is, unique within the split."""
+        ...
+
+    def frame(self, index: int) -> Image.Image:
+        """The undistorted frame that the camera delivers, RGB."""
+        ...
+
+    def target(self, index: int) -> Any:
+        """The truth at the camera's size."""
+        ...
+
+    def frame_digest(self, index: int) -> str:
+        """sha256 of all that determines :meth:`frame`."""
+        ...
+
+    def digest(self) -> str:
+        """sha256 of all that determines the frames and the truth of the whole split."""
+        ...
+
+
+class ImageFolders:
+    """Frames and index masks as pairs of image files: the part that dataset layouts have in common.
+
+    Args:
+        frames: frame files in order.
+        labels: for every frame its mask, 8-bit indices.
+        class_names: names of classes 0 .. C-1.
+        ignore_index: label of void pixels.
+        camera: the sensor of the plan.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Path],
+        labels: Sequence[Path],
+        *,
+        class_names: tuple[str, ...],
+        ignore_index: int | None,
+        camera: Camera,
+    ) -> None:
+        self._frames, self._labels = list(frames), list(labels)
+        self.class_names = class_names
+        self.ignore_index = ignore_index
+        self.camera = camera
+        self._digests: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def name(self, index: int) -> str:
+        return self._frames[index].stem
+
+    def frame(self, index: int) -> Image.Image:
+        return self.camera.frame(open_image(self._frames[index]))
+
+    def target(self, index: int) -> np.ndarray:
+        """Classes of the pixels, uint8 [H, W].
+
+        Raises:
+            DataError: the file is unreadable, not an index mask, of another size than its frame, or
+                holds a class out of range.
+        """
+        path = self._labels[index]
+        mask = open_image(path)
+        if mask.mode not in ("L", "P"):
+            raise DataError(f"label {path}: expected one 8-bit class index a pixel, but got mode {mask.mode}")
+        source = _image_size(self._frames[index])
+        if mask.size != source:
+            raise DataError(f"label {path}: expected the size of its frame, {_by(source)}, but got {_by(mask.size)}")
+        classes = np.array(self.camera.label(mask), dtype=np.uint8)
+        self._check_range(classes, path)
+        return classes
+
+    def frame_digest(self, index: int) -> str:
+        if index not in self._digests:
+            content = hashlib.sha256(self._frames[index].read_bytes()).hexdigest()
+            self._digests[index] = hashlib.sha256(f"{content} {self.camera}".encode()).hexdigest()
+        return self._digests[index]
+
+    def digest(self) -> str:
+        total = hashlib.sha256(f"{self.class_names} {self.ignore_index}".encode())
+        for index, path in enumerate(self._labels):
+            total.update(f"{self.name(index)} {self.frame_digest(index)} ".encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+
+    def _check_range(self, classes: np.ndarray, path: Path) -> None:
+        allowed = np.zeros(256, dtype=bool)
+        allowed[: len(self.class_names)] = True
+        if self.ignore_index is not None:
+            allowed[self.ignore_index] = True
+        wrong = np.unique(classes[~allowed[classes]])
+        if len(wrong):
+            void = "" if self.ignore_index is None else f" or {self.ignore_index} for void"
+            raise DataError(
+                f"label {path}: expected classes 0 to {len(self.class_names) - 1}{void}, but got {wrong[0]}"
+            )
+
+
+def check_frames(dataset: FrameDataset) -> None:
+    """Read every frame and every truth of a split once, so that bad files stop a run before training.
+
+    Raises:
+        DataError: the first file that cannot be used.
+    """
+    for index in range(len(dataset)):
+        dataset.frame(index)
+        dataset.target(index)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read and fully decode an image file.
+
+    Raises:
+        DataError: there is no such file, or it is truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise DataError(f"image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"image {path}: expected a readable image, but got: {error}") from error
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"image {path}: expected a readable image, but got: {error}") from error
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

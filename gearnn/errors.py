@@ -1,0 +1,90 @@
+"""Every error that GearNN raises on purpose.
+
+::
+
+    GearNNError
+    ├── InputError            what the user handed over is wrong (exit status 2)
+    │   ├── PlanError         a plan: unknown key, wrong type, impossible value
+    │   ├── LevelError        a distortion level: unknown kind, value out of range
+    │   ├── DataError         a dataset: missing folder, missing label, unreadable frame
+    │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
+    │   └── BoundError        a bound that no layer fits into
+    ├── SenseError            the distortion level of these bytes cannot be told
+    ├── AdaptorError          an adaptor file: another base, missing or wrong tensors
+    ├── GearError             a level that this gearbox has no gear for
+    ├── LevelsFailedError     a run in which some levels failed; the others are registered
+    ├── DivergedError         a fine-tune whose loss stopped being finite
+    ├── SolverError           the knapsack solver did not prove its answer optimal
+    ├── StoreError            stored bytes are missing or do not match their digest
+    └── RegistryError         a registered model, version or alias is missing or contradicts its tags
+
+A message says what was expected, which file, key or layer it concerns, what came, and what to do
+next where that is known, in one line.
+"""
+
+
+class GearNNError(Exception):
+    """Base of every error that GearNN raises on purpose; exit status 1 unless a subclass says otherwise."""
+
+    exit_status = 1
+
+
+class InputError(GearNNError):
+    """What the user handed over cannot be used; nothing was started."""
+
+    exit_status = 2
+
+
+class PlanError(InputError):
+    """A plan has an unknown key, a wrong type or an impossible value."""
+
+
+class LevelError(InputError, ValueError):
+    """A distortion level is not written as ``kind:name=value`` or lies out of its kind's range."""
+
+
+class DataError(InputError):
+    """A dataset is missing, incomplete or unreadable."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint does not fit the network it was meant for."""
+
+
+class BoundError(InputError, ValueError):
+    """No layer fits into the memory bound of an adaptor."""
+
+
+class SenseError(GearNNError, ValueError):
+    """The distortion level of an input cannot be told from its bytes."""
+
+
+class AdaptorError(GearNNError):
+    """An adaptor does not belong to this base, or its file is damaged."""
+
+
+class GearError(GearNNError, KeyError):
+    """A gearbox has no gear for a level, or was built with two for one level."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class LevelsFailedError(GearNNError):
+    """Some levels of a run failed; what the others gave is stored and registered."""
+
+
+class DivergedError(GearNNError):
+    """The loss of a fine-tune became NaN or infinite."""
+
+
+class SolverError(GearNNError):
+    """The knapsack solver did not prove that its answer is optimal."""
+
+
+class StoreError(GearNNError):
+    """Stored bytes are missing or do not match their digest."""
+
+
+class RegistryError(GearNNError):
+    """A registered model, version or alias is missing, or contradicts its tags."""

@@ -1,0 +1,47 @@
+"""The score of a network on frames of one distortion level."""
+
+from typing import Any
+
+from torch import inference_mode, nn
+from torch.utils.data import DataLoader
+
+from gearnn.compute import Compute
+from gearnn.finetune import Samples
+from gearnn.problem import Problem, Score
+
+
+@inference_mode()
+def evaluate(
+    model: nn.Module,
+    samples: Samples,
+    problem: Problem,
+    *,
+    batch_size: int = 8,
+    compute: Compute | None = None,
+    num_workers: int = 0,
+) -> Score:
+    """Run a network over every frame and score its predictions over the whole split.
+
+    Args:
+        model: the network; it is put into evaluation mode and moved to the device.
+        samples: frames with truth, in order; a batch holds frames of one size.
+        problem: how to predict and to score.
+        batch_size: frames a forward pass.
+        compute: device and precision; None chooses.
+        num_workers: processes that read frames ahead.
+    """
+    compute = compute or Compute.resolve()
+    model = compute.place(model).eval()
+    score = problem.new_score()
+    loader: DataLoader[Any] = DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_size=batch_size,
+        collate_fn=problem.collate,
+        num_workers=num_workers,
+    )
+    for batch in loader:
+        with compute.autocast():
+            predictions = problem.predict(model, problem.to(batch, compute))
+        for prediction, truth in zip(predictions, problem.truths(batch), strict=True):
+            score.update(prediction, truth)
+    return score

@@ -1,0 +1,157 @@
+"""The layers l_i of a network, their sizes N_i (section 3.2), and the fingerprint that tells networks apart."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Granularity = Literal["layer", "tensor"]
+"""``layer``: a module that owns tensors is one item; ``tensor``: every parameter is an item of its own."""
+
+BatchNormStatistics = Literal["frozen", "selected", "all"]
+"""Which running statistics move during fine-tuning and belong to an adaptor: none, those of selected
+layers, or all."""
+
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
+BATCHNORM_POLICIES: tuple[str, ...] = get_args(BatchNormStatistics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One item of the knapsack.
+
+    Attributes:
+        name: path of the module, ``base.3.0.conv1``; with granularity ``tensor`` the parameter's name.
+        kind: class of the module, ``Conv2d``.
+        weights: names of its learnable tensors, biases included (footnote 1 of the paper).
+        statistics: names of its running statistics, where it has any.
+        num_weights: learnable values.
+        num_values: N_i, the floating-point values that an adaptor stores for it under the plan's
+            BatchNorm policy.
+    """
+
+    name: str
+    kind: str
+    weights: tuple[str, ...]
+    statistics: tuple[str, ...]
+    num_weights: int
+    num_values: int
+
+    def stored(self, batchnorm_statistics: BatchNormStatistics) -> tuple[str, ...]:
+        """Names of the tensors that an adaptor with this layer holds for it."""
+        return self.weights + (self.statistics if batchnorm_statistics == "selected" else ())
+
+
+def layers_of(
+    model: nn.Module,
+    granularity: Granularity = "layer",
+    batchnorm_statistics: BatchNormStatistics = "frozen",
+) -> list[Layer]:
+    """The layers of a network that could be adapted, in the order of its modules.
+
+    Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are no
+    candidates. A tensor that several modules share belongs to the first of them.
+
+    Args:
+        model: the base; ``requires_grad`` says which parameters are learnable.
+        granularity: what counts as one layer.
+        batchnorm_statistics: whether running statistics count into N_i (only under ``selected``;
+            under ``all`` see :func:`charged_once`).
+    """
+    seen: set[int] = set()
+    layers: list[Layer] = []
+    for path, module in model.named_modules():
+        owned = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in seen]
+        seen.update(id(p) for _, p in owned)
+        if not owned:
+            continue
+        statistics = _running_statistics(path, module)
+        groups = [owned] if granularity == "layer" else [[one] for one in owned]
+        for index, group in enumerate(groups):
+            carried = statistics if index == 0 else {}
+            num_weights = sum(p.numel() for _, p in group)
+            charged = sum(t.numel() for t in carried.values()) if batchnorm_statistics == "selected" else 0
+            layers.append(
+                Layer(
+                    name=(path or "(root)") if granularity == "layer" else _join(path, group[0][0]),
+                    kind=type(module).__name__,
+                    weights=tuple(_join(path, n) for n, _ in group),
+                    statistics=tuple(carried),
+                    num_weights=num_weights,
+                    num_values=num_weights + charged,
+                )
+            )
+    return layers
+
+
+def statistics_of(model: nn.Module) -> dict[str, Tensor]:
+    """Running statistics of every BatchNorm layer: name -> float tensor [channels]."""
+    return {name: t for path, module in model.named_modules() for name, t in _running_statistics(path, module).items()}
+
+
+def charged_once(model: nn.Module, batchnorm_statistics: BatchNormStatistics) -> int:
+    """Values that every adaptor holds besides its layers: under ``all`` the running statistics, else none."""
+    return sum(t.numel() for t in statistics_of(model).values()) if batchnorm_statistics == "all" else 0
+
+
+def model_size(model: nn.Module) -> int:
+    """Floating-point values of the network, as Table 1 counts them.
+
+    Learnable parameters, fixed weights and running statistics; the integer ``num_batches_tracked``
+    is left out. A shared tensor counts once.
+    """
+    return sum(t.numel() for t in _floats(model))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """What tells one base from another: sha256 over its floating-point values.
+
+    Names, shapes and values as little-endian float32, sorted by name. Independent of device, memory
+    format and of the precision in which the file stored the values.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_floating_point():
+            values = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+            digest.update(f"{name}{list(values.shape)}".encode())
+            digest.update(values.numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def batchnorms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module that keeps running statistics, with its path."""
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, _BatchNorm))
+
+
+def named(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
+    """The layers of these names, in the order of ``layers``.
+
+    Raises:
+        KeyError: a name is not among them.
+    """
+    by_name = {layer.name: layer for layer in layers}
+    wanted = {by_name[name].name for name in names}
+    return [layer for layer in layers if layer.name in wanted]
+
+
+def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
+    if not isinstance(module, _BatchNorm):
+        return {}
+    return {_join(path, n): b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
+
+
+def _floats(model: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            yield tensor
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

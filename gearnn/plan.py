@@ -1,0 +1,283 @@
+"""Plans: what a user writes in YAML, checked whole before any work starts.
+
+Relative paths are taken from the working directory. Unknown keys and wrong types are errors that
+name the key, what was expected and what came.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gearnn.compute import Precision
+from gearnn.datasets.frames import RESAMPLING, Camera
+from gearnn.errors import LevelError, PlanError
+from gearnn.finetune import OptimizerName, Recipe, Schedule
+from gearnn.layers import BatchNormStatistics, Granularity
+from gearnn.levels import DistortionLevel
+
+Channels = tuple[float, float, float]
+
+
+def _canonical(text: str) -> str:
+    try:
+        return str(DistortionLevel.parse(text))
+    except LevelError as error:
+        raise ValueError(str(error)) from error
+
+
+def _resampling(name: str) -> str:
+    if name not in RESAMPLING:
+        raise ValueError(f"expected one of {', '.join(RESAMPLING)}")
+    return name
+
+
+LevelText = Annotated[str, AfterValidator(_canonical)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class OptimizerSpec(_Section):
+    """The optimiser of a fine-tune."""
+
+    name: OptimizerName = "sgd"
+    lr: float = Field(1e-3, gt=0, description="learning rate at the start")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(0.0, ge=0, description="L2 penalty; anything above 0 pollutes Eq. 1")
+
+
+class AugmentSpec(_Section):
+    """What happens to a distorted training frame."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring it")
+
+
+class FinetuneSpec(_Section):
+    """How networks are fine-tuned; the defaults are the paper's (section 4.1)."""
+
+    epochs: int = Field(4, ge=1)
+    batch_size: int = Field(8, ge=1)
+    optimizer: OptimizerSpec = OptimizerSpec()
+    schedule: Schedule = "constant"
+    augment: AugmentSpec = AugmentSpec()
+
+    def recipe(self, *, seed: int, num_workers: int) -> Recipe:
+        """The same as the library takes it."""
+        return Recipe(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            optimizer=self.optimizer.name,
+            lr=self.optimizer.lr,
+            momentum=self.optimizer.momentum,
+            weight_decay=self.optimizer.weight_decay,
+            schedule=self.schedule,
+            flip=self.augment.flip,
+            seed=seed,
+            num_workers=num_workers,
+        )
+
+
+class BaseSpec(_Section):
+    """The pre-trained DNN."""
+
+    name: str = Field(description="a network that GearNN builds by name")
+    num_classes: int = Field(ge=1)
+    checkpoint: str | None = Field(None, description="safetensors or torch file; none: train one, see `train`")
+    train: FinetuneSpec | None = Field(None, description="how to train a base on pristine frames where there is none")
+    mean: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
+    std: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
+    registered_as: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_-]+$", description="name in the registry; default: <name>-<data.name>"
+    )
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.checkpoint is None and self.train is None:
+            raise ValueError("expected `checkpoint` (a file), or `train` (how to train a base)")
+        if self.checkpoint is not None and self.train is not None:
+            raise ValueError("expected either `checkpoint` or `train`, but got both")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("expected both of `mean` and `std`, or neither")
+        return self
+
+
+class CameraSpec(_Section):
+    """The sensor: the frame that it would have delivered; distortions come after it."""
+
+    size: tuple[int, int] | None = Field(None, description="width and height in pixels; default: the source's")
+    resample: Annotated[str, AfterValidator(_resampling)] = "box"
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if self.size is not None and min(self.size) < 8:
+            raise ValueError(f"expected a size of at least 8x8, but got {self.size[0]}x{self.size[1]}")
+        return self
+
+    def camera(self) -> Camera:
+        """The same as the datasets take it."""
+        return Camera(size=self.size, resample=self.resample)
+
+
+class SplitsSpec(_Section):
+    """Which split serves what."""
+
+    train: str = "train"
+    promote: str = Field("val", description="versions are compared and chosen on it")
+    test: str = Field("val", description="the one that is reported")
+
+
+class DataSpec(_Section):
+    """The frames."""
+
+    name: Literal["camvid", "streets"]
+    root: str | None = Field(None, description="folder of the dataset; streets needs none")
+    camera: CameraSpec = CameraSpec()
+    splits: SplitsSpec = SplitsSpec()
+    frames: dict[str, int] = Field(default_factory=dict, description="streets: scenes in each split")
+    seed: int = Field(0, description="streets: seed of the scenes")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.name == "streets":
+            missing = {self.splits.train, self.splits.promote, self.splits.test} - self.frames.keys()
+            if missing:
+                raise ValueError(f"expected `frames` to give the number of scenes of {', '.join(sorted(missing))}")
+            if min(self.frames.values()) < 1:
+                raise ValueError("expected `frames` to be at least 1 in every split")
+        elif self.root is None:
+            raise ValueError(f"expected `root`, the folder of {self.name}")
+        elif self.frames:
+            raise ValueError(f"`frames` is for streets only; {self.name} has the frames that are in its folder")
+        return self
+
+
+class BoundSpec(_Section):
+    """The memory bound M of one adaptor, and what counts as a layer."""
+
+    fraction: float | None = Field(None, gt=0, le=1, description="of the base's values; default 0.002")
+    values: int | None = Field(None, ge=1, description="number of values, instead of a fraction")
+    granularity: Granularity = "layer"
+    batchnorm_statistics: BatchNormStatistics = "frozen"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if self.fraction is not None and self.values is not None:
+            raise ValueError("expected either `fraction` or `values`, but got both")
+        return self
+
+    def in_values(self, model_size: int) -> int:
+        """M = floor(fraction * model size), or the given number; in values."""
+        if self.values is not None:
+            return self.values
+        fraction = Fraction(
+            "0.002" if self.fraction is None else repr(self.fraction)
+        )  # exact: no value lost to rounding
+        return math.floor(fraction * model_size)
+
+
+class Plan(_Section):
+    """A whole adaptation: which base, which frames, which levels, how small, how trained."""
+
+    base: BaseSpec
+    data: DataSpec
+    levels: tuple[LevelText, ...] = Field(min_length=1)
+    bound: BoundSpec = BoundSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    partial: FinetuneSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
+    store: str = ".gearnn/store"
+    runner: Literal["threads"] = "threads"
+    workers: int | None = Field(None, ge=1, description="fine-tunes at a time; default: one a core, one on a GPU")
+    loader_workers: int = Field(0, ge=0, description="processes that read frames ahead in each fine-tune")
+    device: str = "auto"
+    precision: Precision = "auto"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _no_level_twice(self) -> Self:
+        twice = sorted({level for level in self.levels if self.levels.count(level) > 1})
+        if twice:
+            raise ValueError(f"levels: {twice[0]} is listed twice")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Plan":
+        """Read a plan from a YAML file.
+
+        Raises:
+            PlanError: no such file, no YAML, or an entry that is wrong; every wrong entry is named.
+        """
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise PlanError(f"plan {path}: no such file") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"plan {path}: expected a readable file, but got: {error}") from error
+        except yaml.YAMLError as error:
+            raise PlanError(f"plan {path}: expected YAML, but got: {' '.join(str(error).split())}") from error
+        return cls.read(content, source=str(path))
+
+    @classmethod
+    def read(cls, content: Any, *, source: str) -> "Plan":
+        """Check the content of a plan; ``source`` is where it came from, for messages."""
+        if not isinstance(content, Mapping):
+            raise PlanError(f"plan {source}: expected keys and values, but got {type(content).__name__}")
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise PlanError(f"plan {source}: {_describe(error)}") from error
+
+    @property
+    def distortion_levels(self) -> tuple[DistortionLevel, ...]:
+        """The levels that get an adaptor, in the plan's order; at pristine levels the base itself runs."""
+        return tuple(level for level in map(DistortionLevel.parse, self.levels) if not level.is_pristine)
+
+    @property
+    def registered_base(self) -> str:
+        """Name of the base in the model registry."""
+        return self.base.registered_as or f"{self.base.name}-{self.data.name}"
+
+    @property
+    def full_recipe(self) -> Recipe:
+        """How the whole network is fine-tuned."""
+        return self.finetune.recipe(seed=self.seed, num_workers=self.loader_workers)
+
+    @property
+    def partial_recipe(self) -> Recipe:
+        """How adaptors are fine-tuned."""
+        return (self.partial or self.finetune).recipe(seed=self.seed, num_workers=self.loader_workers)
+
+
+def _describe(error: ValidationError) -> str:
+    """All wrong entries of a plan in one line."""
+    parts = []
+    for entry in error.errors():
+        where = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where}{_suggestion(entry['loc'])}")
+        elif entry["type"] == "missing":
+            parts.append(f"{where} is missing")
+        else:
+            message = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+            told = "but got" in message or isinstance(entry["input"], Mapping)
+            came = "" if told else f", but got {entry['input']!r}"
+            parts.append(f"{where}: {message}{came}" if where else f"{message}{came}")
+    return "; ".join(parts)
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """The key that was probably meant, found among the fields of the section that holds it."""
+    section: type[BaseModel] = Plan
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation if str(part) in section.model_fields else None
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), section)
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+    return f", did you mean {near[0]}" if near else f", expected one of {', '.join(section.model_fields)}"

@@ -1,0 +1,416 @@
+"""The MLflow model registry: bases, and for every base and level a model with one version a retraining.
+
+A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``. A version of an adaptor
+names the exact version of its base in its tags, in its logged model's inputs, in the metadata of its
+MLmodel file and in its description. Weights are safetensors; loading runs no pickled code.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from gearnn import tracking
+from gearnn import vocabulary as words
+from gearnn.adaptor import Adaptor
+from gearnn.errors import RegistryError
+from gearnn.gearbox import GearBox
+from gearnn.layers import fingerprint
+from gearnn.levels import DistortionLevel
+from gearnn.models import load_model
+from gearnn.problem import Problem, restore_problem
+
+_BASE_FILE, _ADAPTOR_FILE, _DESCRIPTION = "base.safetensors", "adaptor.safetensors", "description.json"
+_REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        version: number, from "1".
+        run_id: the run whose metrics decide about it.
+        tags: see :mod:`gearnn.vocabulary`.
+        aliases: such as ``champion``.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        """``models:/<name>/<version>``."""
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseDescription:
+    """How to build a base again, besides its weights.
+
+    Attributes:
+        network: name for :func:`gearnn.models.load_model`.
+        num_classes: classes of its head.
+        problem: what :func:`gearnn.problem.restore_problem` takes.
+    """
+
+    network: str
+    num_classes: int
+    problem: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, network: str, num_classes: int, problem: Problem) -> "BaseDescription":
+        """The description of a network with its problem."""
+        return cls(network=network, num_classes=num_classes, problem=problem.describe())
+
+
+# Registering
+
+
+def register_base(
+    name: str, weights: Path, base_fingerprint: str, description: BaseDescription, *, run_id: str, num_values: int
+) -> Version:
+    """Register a base; a base with the same weights and description is registered once.
+
+    Args:
+        name: of the registered model.
+        weights: safetensors file.
+        base_fingerprint: of these weights.
+        description: how to build the network.
+        run_id: the run it belongs to.
+        num_values: size of the network in values.
+    """
+    identity = _identity(base_fingerprint, json.dumps(asdict(description), sort_keys=True))
+    known = find(name, identity)
+    if known is not None:
+        return known
+    tags = {
+        words.TAG_KIND: "base",
+        words.TAG_BASE_FINGERPRINT: base_fingerprint,
+        words.TAG_NUM_VALUES: str(num_values),
+        words.TAG_IDENTITY: identity,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = _fill(Path(folder) / "base", {_BASE_FILE: weights}, asdict(description))
+        text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
+        version = _log_and_register(name, "base", data, run_id, tags, text)
+    _set_alias(name, words.CHAMPION, version.version)
+    return version
+
+
+def register_adaptor(
+    base: Version, path: Path, *, run_id: str, identity: str, tags: Mapping[str, str], card: str
+) -> Version:
+    """Register an adaptor as a new version of ``<base>.<slug>``, with lineage to the exact base version.
+
+    The new version becomes ``challenger``; :func:`promote` decides about ``champion``.
+
+    Args:
+        base: the base's version.
+        path: the adaptor's file.
+        run_id: the level's run, which holds the metrics that decide.
+        identity: sha256 of what it was made from; a known identity is not registered again.
+        tags: further tags, such as digests of plan and data.
+        card: scorecard in Markdown, for the description.
+
+    Raises:
+        AdaptorError: the file is damaged.
+        RegistryError: the adaptor belongs to another base.
+    """
+    adaptor = Adaptor.load(path)
+    name = f"{base.name}.{adaptor.level.slug}"
+    if adaptor.base_fingerprint != base.tags[words.TAG_BASE_FINGERPRINT]:
+        raise RegistryError(f"{name}: expected an adaptor of {base.uri}, but its header names another base")
+    known = find(name, identity)
+    if known is not None:
+        return known
+    lineage = {
+        words.TAG_KIND: "adaptor",
+        words.TAG_LEVEL: str(adaptor.level),
+        words.TAG_DISTORTION: adaptor.level.kind,
+        words.TAG_BASE_URI: base.uri,
+        words.TAG_BASE_FINGERPRINT: adaptor.base_fingerprint,
+        words.TAG_SHA256: hashlib.sha256(path.read_bytes()).hexdigest(),
+        words.TAG_NUM_VALUES: str(adaptor.num_values),
+        words.TAG_BOUND: str(adaptor.bound),
+        words.TAG_IDENTITY: identity,
+        **tags,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = _fill(Path(folder) / "adaptor", {_ADAPTOR_FILE: path}, {"base_uri": base.uri})
+        link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
+        version = _log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", base=base)
+    _set_alias(name, words.CHALLENGER, version.version)
+    return version
+
+
+def promote(version: Version, metric: str) -> Version:
+    """Make a version ``champion`` if there is none yet, or if it is better than the present one.
+
+    Args:
+        version: the candidate.
+        metric: name of the deciding metric on the versions' runs; larger is better.
+
+    Returns:
+        The version that is champion now.
+    """
+    try:
+        champion = by_alias(version.name, words.CHAMPION)
+    except RegistryError:
+        champion = None
+    if champion is not None and (champion.version == version.version or _is_better(champion, version, metric)):
+        return champion
+    _set_alias(version.name, words.CHAMPION, version.version)
+    return get_version(version.name, version.version)
+
+
+# Finding
+
+
+def get_version(name: str, version: str) -> Version:
+    """One version.
+
+    Raises:
+        RegistryError: there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(tracking.client().get_model_version(name, version))
+    except MlflowException as error:
+        raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
+
+
+def by_alias(name: str, alias: str) -> Version:
+    """The version that carries an alias.
+
+    Raises:
+        RegistryError: no such model, or none of its versions carries the alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(tracking.client().get_model_version_by_alias(name, alias))
+    except MlflowException as error:
+        raise RegistryError(f"registry: no {alias} of {name} at {tracking.tracking_uri()}") from error
+
+
+def find(name: str, identity: str) -> Version | None:
+    """The version with an identity, or None."""
+    query = f"name = '{name}' and tags.`{words.TAG_IDENTITY}` = '{identity}'"
+    found = tracking.client().search_model_versions(query)
+    return get_version(name, str(found[0].version)) if found else None
+
+
+def adaptors(base: str | None = None, distortion: str | None = None) -> list[Version]:
+    """All versions of all adaptors, newest first within a level.
+
+    Args:
+        base: name of a registered base; None lists those of every base.
+        distortion: kind, such as ``jpeg``; None lists every kind.
+    """
+    query = f"tags.`{words.TAG_KIND}` = 'adaptor'"
+    if distortion is not None:
+        query += f" and tags.`{words.TAG_DISTORTION}` = '{distortion}'"
+    versions = [get_version(v.name, str(v.version)) for v in tracking.client().search_model_versions(query)]
+    ours = [v for v in versions if base is None or _base_of(v)[0] == base]
+    return sorted(ours, key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
+
+
+def metrics(version: Version) -> dict[str, float]:
+    """Metrics of the run that a version belongs to."""
+    return dict(tracking.client().get_run(version.run_id).data.metrics)
+
+
+# Loading
+
+
+def load_base(name: str, version: str | None = None) -> tuple[nn.Module, Problem, Version]:
+    """A base with its problem.
+
+    Args:
+        name: of the registered model.
+        version: number; None takes the champion.
+
+    Raises:
+        RegistryError: no such version, or its weights do not have the registered fingerprint.
+    """
+    found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
+    folder = _download(found)
+    description = BaseDescription(**json.loads((folder / _DESCRIPTION).read_text()))
+    model = load_model(description.network, description.num_classes, folder / _BASE_FILE)
+    expected = found.tags[words.TAG_BASE_FINGERPRINT]
+    if fingerprint(model) != expected:
+        raise RegistryError(f"registry: {found.uri} is damaged, its weights do not have fingerprint {expected[:16]}...")
+    return model, restore_problem(description.problem), found
+
+
+def load_adaptor(version: Version) -> Adaptor:
+    """The adaptor of a version.
+
+    Raises:
+        RegistryError: its bytes are not those that were registered.
+        AdaptorError: the file is damaged.
+    """
+    path = _download(version) / _ADAPTOR_FILE
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version.tags[words.TAG_SHA256]:
+        raise RegistryError(f"registry: {version.uri} is damaged, its file does not have the registered sha256")
+    return Adaptor.load(path)
+
+
+def load_gearbox(base: str, distortion: str | None, alias: str, problem: Problem | None = None) -> GearBox:
+    """See :meth:`gearnn.gearbox.GearBox.from_registry`."""
+    model, registered_problem, version = load_base(base)
+    names = sorted({v.name for v in adaptors(base, distortion)})
+    if not names:
+        kind = "any distortion" if distortion is None else distortion
+        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
+    chosen = [by_alias(name, alias) for name in names]
+    for adaptor in chosen:
+        if adaptor.tags[words.TAG_BASE_FINGERPRINT] != version.tags[words.TAG_BASE_FINGERPRINT]:
+            raise RegistryError(
+                f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
+                f"run `gearnn adapt` for the present base"
+            )
+    return GearBox(model, [load_adaptor(v) for v in chosen], problem or registered_problem)
+
+
+def _load_pyfunc(data_path: str) -> "_Predictor":
+    """What MLflow calls to load a base or an adaptor as a pyfunc."""
+    folder = Path(data_path)
+    description = json.loads((folder / _DESCRIPTION).read_text())
+    if (folder / _ADAPTOR_FILE).is_file():
+        adaptor = Adaptor.load(folder / _ADAPTOR_FILE)
+        name, version = description["base_uri"].removeprefix("models:/").split("/")
+        base, problem, _ = load_base(name, version)
+        return _Predictor(GearBox(base, [adaptor], problem), adaptor.level)
+    facts = BaseDescription(**description)
+    base = load_model(facts.network, facts.num_classes, folder / _BASE_FILE)
+    return _Predictor(GearBox(base, [], restore_problem(facts.problem)), DistortionLevel())
+
+
+class _Predictor:
+    """A base or an adaptor as MLflow runs it: encoded images in, one prediction a frame out."""
+
+    def __init__(self, gearbox: GearBox, level: DistortionLevel) -> None:
+        self.gearbox, self.level = gearbox, level
+
+    def predict(self, model_input: pd.DataFrame | Sequence[bytes], params: object = None) -> list[Any]:
+        """Predictions of encoded images, at this model's own level.
+
+        Args:
+            model_input: a column ``image`` with the bytes of image files, or a list of them.
+            params: not used; MLflow passes it.
+        """
+        frames: Iterable[bytes] = model_input["image"] if isinstance(model_input, pd.DataFrame) else model_input
+        answers = self.gearbox.infer([bytes(frame) for frame in frames], level=self.level)
+        return [a.prediction.numpy() if isinstance(a.prediction, torch.Tensor) else a.prediction for a in answers]
+
+
+# Means
+
+
+def _log_and_register(
+    name: str, kind: str, data: Path, run_id: str, tags: Mapping[str, str], text: str, *, base: Version | None = None
+) -> Version:
+    """Log a folder as a pyfunc of a run, and register it."""
+    import mlflow
+    from mlflow.entities import LoggedModelInput
+
+    client = tracking.client()
+    with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
+        if base is not None:
+            client.log_inputs(run_id, models=[LoggedModelInput(model_id=_logged_model_id(base))])
+        info = mlflow.pyfunc.log_model(
+            name=kind,
+            loader_module="gearnn.registry",
+            data_path=str(data),
+            metadata=dict(tags),
+            pip_requirements=_REQUIREMENTS,
+        )
+        client.set_logged_model_tags(info.model_id, dict(tags))
+        created = mlflow.register_model(info.model_uri, name, tags=dict(tags))
+    client.update_model_version(name, created.version, description=text)
+    return get_version(name, str(created.version))
+
+
+def _logged_model_id(version: Version) -> str:
+    return str(tracking.client().get_model_version(version.name, version.version).model_id)
+
+
+def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]) -> Path:
+    folder.mkdir()
+    for name, source in files.items():
+        (folder / name).write_bytes(source.read_bytes())
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True))
+    return folder
+
+
+def _download(version: Version) -> Path:
+    """Folder with the files of a version."""
+    import mlflow
+
+    tracking.client()
+    local = Path(mlflow.artifacts.download_artifacts(version.uri))
+    folder = next((path.parent for path in sorted(local.rglob(_DESCRIPTION))), None)
+    if folder is None:
+        raise RegistryError(f"registry: expected {version.uri} to hold {_DESCRIPTION}, but it does not")
+    return folder
+
+
+def _identity(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_better(champion: Version, candidate: Version, metric: str) -> bool:
+    """Whether the champion keeps its place: the candidate must be strictly better."""
+    ours, theirs = metrics(champion).get(metric), metrics(candidate).get(metric)
+    return ours is not None and (theirs is None or not theirs > ours)
+
+
+def _set_alias(name: str, alias: str, version: str) -> None:
+    tracking.client().set_registered_model_alias(name, alias, version)
+
+
+def _base_of(version: Version) -> tuple[str, str]:
+    """Name and version of the base that an adaptor belongs to."""
+    name, _, number = version.tags.get(words.TAG_BASE_URI, "").removeprefix("models:/").partition("/")
+    return name, number
+
+
+def _version(entity: Any) -> Version:
+    return Version(
+        name=entity.name,
+        version=str(entity.version),
+        run_id=entity.run_id,
+        tags=dict(entity.tags),
+        aliases=tuple(sorted(entity.aliases)),
+    )
+
+
+__all__ = [
+    "BaseDescription",
+    "Version",
+    "adaptors",
+    "by_alias",
+    "find",
+    "get_version",
+    "load_adaptor",
+    "load_base",
+    "load_gearbox",
+    "metrics",
+    "promote",
+    "register_adaptor",
+    "register_base",
+]

@@ -1,0 +1,102 @@
+"""What a plan names, opened: its frames, its base, its problem, its device."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from gearnn.compute import Compute
+from gearnn.datasets import DistortedDataset, FrameDataset, open_split
+from gearnn.errors import CheckpointError, PlanError
+from gearnn.levels import DistortionLevel
+from gearnn.models import Checkpoint, load_model, read_checkpoint
+from gearnn.plan import Plan
+from gearnn.problem import Problem, SemanticSegmentation
+
+Role = Literal["train", "promote", "test"]
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def compute_of(plan: Plan) -> Compute:
+    """Device and precision.
+
+    Raises:
+        PlanError: this machine has no such device.
+    """
+    try:
+        compute = Compute.resolve(plan.device, plan.precision)
+        torch.empty(1, device=compute.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise PlanError(
+            f"plan: device: expected one that this machine has, but got {plan.device!r}: {reason}"
+        ) from error
+    return compute
+
+
+def open_role(plan: Plan, role: Role) -> FrameDataset:
+    """The undistorted frames of the split that plays a role.
+
+    Raises:
+        DataError: the split is missing or incomplete.
+        PlanError: the dataset has another number of classes than the base.
+    """
+    data = plan.data
+    split: str = getattr(data.splits, role)
+    root = None if data.root is None else Path(data.root)
+    dataset = open_split(data.name, root, split, data.camera.camera(), frames=data.frames, seed=data.seed)
+    if len(dataset.class_names) != plan.base.num_classes:
+        raise PlanError(
+            f"plan: base.num_classes: expected {len(dataset.class_names)}, as {data.name} has, "
+            f"but got {plan.base.num_classes}"
+        )
+    return dataset
+
+
+def samples_of(plan: Plan, role: Role, level: DistortionLevel) -> DistortedDataset:
+    """The frames of a role as one level sees them, cached beside the plan's store."""
+    return DistortedDataset(open_role(plan, role), level, Path(plan.store) / "frames")
+
+
+def open_checkpoint(plan: Plan) -> Checkpoint:
+    """The plan's checkpoint, for its metadata and tensors; an empty one where the base is to be trained."""
+    return Checkpoint({}) if plan.base.checkpoint is None else read_checkpoint(plan.base.checkpoint)
+
+
+def open_base(plan: Plan) -> nn.Module:
+    """The plan's network: with the weights of its checkpoint, else initialised from the plan's seed.
+
+    Raises:
+        CheckpointError: the file does not fit the network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        return load_model(plan.base.name, plan.base.num_classes, plan.base.checkpoint)
+
+
+def problem_of(plan: Plan, dataset: FrameDataset, checkpoint: Checkpoint) -> Problem:
+    """Semantic segmentation with the normalisation of the plan, else of the checkpoint's header, else ImageNet's."""
+    mean, std = _normalisation(plan, checkpoint)
+    return SemanticSegmentation(
+        num_classes=plan.base.num_classes, ignore_index=dataset.ignore_index, mean=mean, std=std
+    )
+
+
+def _normalisation(plan: Plan, checkpoint: Checkpoint) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if plan.base.mean is not None and plan.base.std is not None:
+        return plan.base.mean, plan.base.std
+    if "mean" in checkpoint.metadata and "std" in checkpoint.metadata:
+        return _channels(checkpoint.metadata["mean"], plan), _channels(checkpoint.metadata["std"], plan)
+    return _IMAGENET
+
+
+def _channels(text: str, plan: Plan) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(value) for value in text.split(","))
+    except ValueError:
+        raise CheckpointError(
+            f"checkpoint {plan.base.checkpoint}: expected three channels in its header's mean and std, but got {text!r}"
+        ) from None
+    return red, green, blue

@@ -1,0 +1,131 @@
+"""Distortion sensitivity of layers (Eq. 1), and the table that carries it from step to step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from gearnn.errors import CheckpointError, DataError
+from gearnn.layers import BatchNormStatistics, Granularity, layers_of
+
+CHANGE_THRESHOLD = 2e-4
+"""Above this absolute change a weight counts as changed (section 3.2.1)."""
+
+_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+    "layer": (pa.string(), "path of the module in the base"),
+    "kind": (pa.string(), "class of the module"),
+    "num_values": (pa.int64(), "N_i: values that an adaptor stores for the layer under the plan's BatchNorm policy"),
+    "num_weights": (pa.int64(), "learnable values of the layer, biases included"),
+    "sensitivity": (pa.float64(), "v_i of Eq. 1: mean absolute change of the layer's weights; unit: weight value"),
+    "max_change": (pa.float64(), "largest absolute change of one weight; unit: weight value"),
+    "share_changed": (pa.float64(), f"share of weights that changed by more than {CHANGE_THRESHOLD:g}; 0 to 1"),
+    "sensitivity_pristine": (pa.float64(), "v_i after the same fine-tune on pristine frames; unit: weight value"),
+}
+SCHEMA = pa.schema([pa.field(n, t, metadata={"description": d}) for n, (t, d) in _COLUMNS.items()])
+"""Columns of a sensitivity table; every field's metadata describes it, units included."""
+
+
+def weight_change(
+    base: nn.Module,
+    finetuned: nn.Module,
+    *,
+    pristine: nn.Module | None = None,
+    granularity: Granularity = "layer",
+    batchnorm_statistics: BatchNormStatistics = "frozen",
+) -> pd.DataFrame:
+    """How much each layer changed when the base was fully fine-tuned to a distortion level.
+
+    Eq. 1: ``v_i = 1/N_i * sum_j |p_j - f_q(p_j)|`` over the learnable weights of layer i, in float64.
+
+    Args:
+        base: the pre-trained DNN D.
+        finetuned: D*_q, the same network after full fine-tuning.
+        pristine: the same network after the same fine-tune on pristine frames, for the column
+            ``sensitivity_pristine``; NaN there without it.
+        granularity: what counts as one layer.
+        batchnorm_statistics: policy under which ``num_values`` is counted.
+
+    Returns:
+        One row a layer with the columns of ``SCHEMA``, in the order of the base's modules.
+
+    Raises:
+        CheckpointError: the networks do not have the same weights.
+    """
+    layers = layers_of(base, granularity, batchnorm_statistics)
+    before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
+    control = dict(pristine.named_parameters()) if pristine is not None else None
+    rows = []
+    for layer in layers:
+        change = _absolute_change(before, after, layer.weights)
+        rows.append(
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "num_values": layer.num_values,
+                "num_weights": layer.num_weights,
+                "sensitivity": change.mean().item(),
+                "max_change": change.max().item(),
+                "share_changed": (change > CHANGE_THRESHOLD).double().mean().item(),
+                "sensitivity_pristine": float("nan")
+                if control is None
+                else _absolute_change(before, control, layer.weights).mean().item(),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def share_of_sensitive_layers(table: pd.DataFrame, size: int) -> float:
+    """Share of the model in layers whose *mean* change exceeds 2e-4, which the text quotes for Fig. 5; 0 to 1.
+
+    Args:
+        table: a sensitivity table.
+        size: values of the whole network.
+    """
+    return float(table.loc[table["sensitivity"] > CHANGE_THRESHOLD, "num_weights"].sum()) / size
+
+
+def write_table(path: Path, table: pd.DataFrame, about: Mapping[str, str]) -> None:
+    """Write a sensitivity table as Parquet.
+
+    Args:
+        path: file to write.
+        table: what :func:`weight_change` gave.
+        about: facts on the whole table (level, digests of both checkpoints); kept in the file's
+            metadata under ``gearnn.<key>``.
+    """
+    metadata = {f"gearnn.{key}": value for key, value in about.items()}
+    pq.write_table(pa.Table.from_pandas(table, SCHEMA.with_metadata(metadata), preserve_index=False), path)
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read a sensitivity table and what it says about itself.
+
+    Raises:
+        DataError: the file is no sensitivity table.
+    """
+    try:
+        stored = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"sensitivity table {path}: expected a Parquet file, but got: {error}") from error
+    missing = [name for name in _COLUMNS if name not in stored.column_names]
+    if missing:
+        raise DataError(f"sensitivity table {path}: expected the columns {list(_COLUMNS)}, but {missing} are missing")
+    about = {k.decode(): v.decode() for k, v in (stored.schema.metadata or {}).items()}
+    facts = {k.removeprefix("gearnn."): v for k, v in about.items() if k.startswith("gearnn.")}
+    return stored.select(list(_COLUMNS)).to_pandas(), facts
+
+
+def _absolute_change(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], names: tuple[str, ...]
+) -> torch.Tensor:
+    """|p_j - f_q(p_j)| of the named tensors, one float64 vector."""
+    for name in names:
+        if name not in after or after[name].shape != before[name].shape:
+            raise CheckpointError(f"expected the fine-tuned network to have {name} {list(before[name].shape)}")
+    return torch.cat(
+        [(before[n].detach().cpu().double() - after[n].detach().cpu().double()).abs().flatten() for n in names]
+    )

@@ -1,0 +1,138 @@
+"""MLflow runs: one parent a plan, one nested run a level, with parameters, curves and scores.
+
+Runs are written through the client with explicit run ids, because MLflow's active run belongs to a
+thread, and levels run in threads. Without a server everything lands in a sqlite file and a folder.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gearnn.vocabulary import TAG_LEVEL, TAG_PLAN
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def home() -> Path:
+    """Folder of the embedded MLflow database and of results; ``GEARNN_HOME``, else ``.gearnn`` here."""
+    return Path(os.environ.get("GEARNN_HOME", ".gearnn")).absolute()
+
+
+_embedded: str | None = (
+    None  # mlflow.set_tracking_uri also writes the environment variable; this tells it from the user's
+)
+
+
+def tracking_uri() -> str:
+    """Where runs and versions go: ``MLFLOW_TRACKING_URI``, else a sqlite file in :func:`home`."""
+    return _server() or f"sqlite:///{home()}/mlflow.db"
+
+
+def client() -> "MlflowClient":
+    """A client of the tracking server and the registry; nothing is reported to anybody else."""
+    return _client(tracking_uri())
+
+
+def embed_artifacts() -> str | None:
+    """Where artifacts go without a server; with one, the server decides."""
+    return None if _server() else (home() / "mlflow-artifacts").as_uri()
+
+
+def ui_command() -> str:
+    """The command that opens the MLflow UI on these runs."""
+    if tracking_uri().startswith("http"):
+        return f"open {tracking_uri()} in a browser"
+    return f"mlflow ui --backend-store-uri {tracking_uri()}"
+
+
+def experiment_id(name: str) -> str:
+    """The experiment of a base, made when it does not exist."""
+    from mlflow.exceptions import MlflowException
+
+    found = client().get_experiment_by_name(name)
+    if found is None:
+        try:
+            created: str = client().create_experiment(name, artifact_location=embed_artifacts())
+            return created
+        except MlflowException:  # another process was first
+            found = client().get_experiment_by_name(name)
+    assert found is not None
+    return str(found.experiment_id)
+
+
+def plan_run(experiment: str, plan_digest: str, params: Mapping[str, str]) -> str:
+    """The parent run of a plan: one a plan, however often it is started; its id."""
+    found = client().search_runs([experiment], f"tags.`{TAG_PLAN}` = '{plan_digest}' and tags.`{TAG_LEVEL}` = 'all'")
+    if found:
+        return str(found[0].info.run_id)
+    tags = {TAG_PLAN: plan_digest, TAG_LEVEL: "all"}
+    run = client().create_run(experiment, tags=tags, run_name=f"adapt {plan_digest[:8]}")
+    log(run.info.run_id, params=params)
+    client().set_terminated(run.info.run_id)
+    return str(run.info.run_id)
+
+
+def level_run(experiment: str, parent: str, level: str, tags: Mapping[str, str]) -> str:
+    """A nested run for one level; its id. Finish it with :func:`finish`."""
+    nested = {"mlflow.parentRunId": parent, TAG_LEVEL: level, **tags}
+    return str(client().create_run(experiment, tags=nested, run_name=level).info.run_id)
+
+
+def log(
+    run_id: str,
+    *,
+    params: Mapping[str, object] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    curves: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Add to a run.
+
+    Args:
+        run_id: the run.
+        params: name -> value, kept as text.
+        metrics: name -> figure.
+        curves: name -> one figure an epoch, from epoch 1 on.
+    """
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    entries = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
+    for name, values in (curves or {}).items():
+        entries += [Metric(name, value, now, epoch) for epoch, value in enumerate(values, start=1)]
+    client().log_batch(run_id, metrics=entries, params=[Param(k, str(v)) for k, v in (params or {}).items()])
+
+
+def log_file(run_id: str, path: Path, folder: str) -> None:
+    """Add a file to a run."""
+    client().log_artifact(run_id, str(path), folder)
+
+
+def finish(run_id: str, *, failed: bool = False) -> None:
+    """Mark a run as done."""
+    client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+def _server() -> str | None:
+    """The tracking URI that the user set, or None."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    return given if given and given != _embedded else None
+
+
+@cache
+def _client(uri: str) -> "MlflowClient":
+    global _embedded
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    import mlflow
+
+    if _server() is None:
+        _embedded = uri
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -1,0 +1,49 @@
+"""Names of metrics, tags, aliases and solutions in MLflow, decided here once for every use.
+
+Metrics of a level's run are ``<split role>/<solution>/<figure>``, such as ``test/adaptor/miou``;
+MLflow groups them by the part before the slash. Tags start with ``gearnn.``.
+"""
+
+from typing import Final
+
+BASE: Final = "base"
+CLEAN: Final = "clean fine-tune"
+FULL: Final = "full fine-tune"
+ADAPTOR: Final = "adaptor"
+SOLUTIONS: Final = (BASE, CLEAN, FULL, ADAPTOR)
+"""What is scored at every level: the base as it is, the pristine control, DNN switching, GearNN."""
+
+PROMOTE: Final = "promote"
+TEST: Final = "test"
+"""Split roles: versions are chosen by the first and reported by the second."""
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+"""Aliases: the version in use, and the latest that was registered."""
+
+TAG_KIND: Final = "gearnn.kind"
+TAG_LEVEL: Final = "gearnn.level"
+TAG_DISTORTION: Final = "gearnn.distortion"
+TAG_BASE_URI: Final = "gearnn.base.uri"
+TAG_BASE_FINGERPRINT: Final = "gearnn.base.fingerprint"
+TAG_SHA256: Final = "gearnn.sha256"
+TAG_NUM_VALUES: Final = "gearnn.num_values"
+TAG_BOUND: Final = "gearnn.bound.values"
+TAG_PLAN: Final = "gearnn.plan.digest"
+TAG_DATA: Final = "gearnn.data.digest"
+TAG_IDENTITY: Final = "gearnn.identity"
+"""sha256 of what a version was made from; the same identity is registered once."""
+
+LOSS_FULL: Final = "loss/full"
+LOSS_PARTIAL: Final = "loss/partial"
+NUM_VALUES: Final = "adaptor/num_values"
+SHARE: Final = "adaptor/share_percent"
+
+
+def metric_name(role: str, solution: str, figure: str) -> str:
+    """Name of a score in MLflow.
+
+    >>> metric_name(TEST, CLEAN, "miou")
+    'test/clean_fine-tune/miou'
+    """
+    return f"{role}/{solution.replace(' ', '_')}/{figure}"

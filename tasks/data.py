@@ -1,0 +1,38 @@
+"""Read every frame and label of a plan once, so that a bad file stops a run before any training."""
+
+from typing import Any
+
+from gearnn.datasets import check_frames
+from gearnn.plan import Plan
+from gearnn.resolve import open_role
+from tasks.records import Data
+from tasks.step import step
+
+ROLES = ("train", "promote", "test")
+
+
+def _reads(plan: Plan) -> dict[str, Any]:
+    return {"digests": _digests(plan)}
+
+
+@step(version=1, reads=_reads, label="check data")
+def check_data(plan: Plan) -> Data:
+    """Check the splits of a plan.
+
+    Raises:
+        DataError: a file is missing, unreadable, or contradicts the dataset.
+    """
+    datasets = {role: open_role(plan, role) for role in ROLES}
+    splits = {getattr(plan.data.splits, role): dataset for role, dataset in datasets.items()}
+    for dataset in splits.values():
+        check_frames(dataset)
+    return Data(digests=_digests(plan), num_frames={role: len(dataset) for role, dataset in datasets.items()})
+
+
+def _digests(plan: Plan) -> dict[str, str]:
+    by_split: dict[str, str] = {}
+    for role in ROLES:
+        split = getattr(plan.data.splits, role)
+        if split not in by_split:
+            by_split[split] = open_role(plan, role).digest()
+    return {role: by_split[getattr(plan.data.splits, role)] for role in ROLES}

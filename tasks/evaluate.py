@@ -1,0 +1,80 @@
+"""The score of one solution at one level, on the splits by which versions are chosen and reported."""
+
+from typing import Any
+
+from torch import nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.evaluate import evaluate
+from gearnn.levels import DistortionLevel
+from gearnn.plan import Plan
+from gearnn.problem import Score as Counted
+from gearnn.resolve import Role, compute_of, samples_of
+from gearnn.storage import Store
+from tasks.base import fetch_network, problem_for
+from tasks.records import AdaptorFile, Base, Data, Network, Score
+from tasks.step import step
+
+ROLES: tuple[Role, ...] = ("promote", "test")
+
+
+def _reads(
+    plan: Plan, base: Base, data: Data, level: str, solution: str, network: Network | None, adaptor: AdaptorFile | None
+) -> dict[str, Any]:
+    return {
+        "base": base.weights.sha256,
+        "network": network and network.weights.sha256,
+        "adaptor": adaptor and adaptor.file.sha256,
+        "frames": {role: data.digests[role] for role in ROLES},
+        "problem": problem_for(plan).describe(),
+        "level": level,
+        "solution": solution,
+        "precision": compute_of(plan).precision,
+    }
+
+
+@step(version=1, reads=_reads, label="evaluate {solution} at {level}")
+def evaluate_solution(
+    plan: Plan, base: Base, data: Data, level: str, solution: str, network: Network | None, adaptor: AdaptorFile | None
+) -> Score:
+    """Score a solution on frames of one level.
+
+    Args:
+        plan: the plan.
+        base: the base.
+        data: the checked frames.
+        level: of the frames.
+        solution: its name, for the record.
+        network: a fully fine-tuned network; None takes the base.
+        adaptor: what to apply to it; None applies none.
+    """
+    model = fetch_network(plan, network.weights if network else base.weights)
+    if adaptor is not None:
+        model = Adaptor.load(Store(plan.store).get(adaptor.file)).apply(model)
+    by_split: dict[str, Counted] = {}
+    for role in ROLES:
+        split = getattr(plan.data.splits, role)
+        if split not in by_split:
+            by_split[split] = _score(plan, model, role, level)
+    counted = {role: by_split[getattr(plan.data.splits, role)] for role in ROLES}
+    interval = counted["test"].interval()
+    return Score(
+        solution=solution,
+        level=level,
+        figure=counted["test"].primary_name,
+        values={role: score.primary for role, score in counted.items()},
+        low=interval.low,
+        high=interval.high,
+        per_class=tuple(counted["test"].per_class),
+    )
+
+
+def _score(plan: Plan, model: nn.Module, role: Role, level: str) -> Counted:
+    return evaluate(
+        model,
+        samples_of(plan, role, DistortionLevel.parse(level)),
+        problem_for(plan),
+        batch_size=plan.finetune.batch_size,
+        compute=compute_of(plan),
+        num_workers=plan.loader_workers,
+    )

@@ -1,0 +1,100 @@
+"""Full and partial fine-tuning of the base at one level (Algorithm 1, lines 2 and 8)."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from gearnn.adaptor import Adaptor
+from gearnn.finetune import FineTuned, Recipe, finetune
+from gearnn.layers import Layer, layers_of, named
+from gearnn.levels import DistortionLevel
+from gearnn.plan import FinetuneSpec, Plan
+from gearnn.resolve import compute_of, samples_of
+from gearnn.storage import Store
+from tasks.base import fetch_network, problem_for, store_network
+from tasks.progress import reporter
+from tasks.records import AdaptorFile, Base, Data, Network, Selection
+from tasks.step import step
+
+
+def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
+    return {
+        "base": base.fingerprint,
+        "frames": data.digests["train"],
+        "level": level,
+        "problem": problem_for(plan).describe(),
+        "finetune": how.model_dump(mode="json"),
+        "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "seed": plan.seed,
+        "precision": compute_of(plan).precision,
+    }
+
+
+def _reads_full(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any]:
+    return _common(plan, base, data, level, plan.finetune)
+
+
+@step(version=1, reads=_reads_full, label="full fine-tune {level}")
+def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path) -> Network:
+    """D*_q = f_q(D); at level ``pristine`` the control that plain extra training would give."""
+    started = time.monotonic()
+    tuned = _finetune(plan, base, level, plan.full_recipe, None, scratch, f"full fine-tune {level}")
+    store = Store(plan.store)
+    return Network(
+        level=level,
+        weights=store_network(store, tuned.model, scratch.stem),
+        epoch_losses=tuned.epoch_losses,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _reads_partial(plan: Plan, base: Base, data: Data, level: str, selection: Selection) -> dict[str, Any]:
+    return _common(plan, base, data, level, plan.partial or plan.finetune) | {
+        "layers": selection.layers,
+        "bound": selection.bound,
+        "granularity": plan.bound.granularity,
+    }
+
+
+@step(version=1, reads=_reads_partial, label="partial fine-tune {level}")
+def partial_finetune(
+    plan: Plan, base: Base, data: Data, level: str, selection: Selection, scratch: Path
+) -> AdaptorFile:
+    """A*_q = f_q(A_q): only the chosen layers move."""
+    started = time.monotonic()
+    network = fetch_network(plan, base.weights)
+    policy = plan.bound.batchnorm_statistics
+    layers = named(layers_of(network, plan.bound.granularity, policy), selection.layers)
+    tuned = _finetune(plan, base, level, plan.partial_recipe, layers, scratch, f"partial fine-tune {level}")
+    adaptor = Adaptor.extract(
+        network,
+        tuned.model,
+        layers,
+        level,
+        bound=selection.bound,
+        batchnorm_statistics=policy,
+        notes={"data": data.digests["train"]},
+    )
+    return AdaptorFile(
+        level=level,
+        file=Store(plan.store).put(adaptor.to_bytes(), ".safetensors"),
+        num_values=adaptor.num_values,
+        epoch_losses=tuned.epoch_losses,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _finetune(
+    plan: Plan, base: Base, level: str, recipe: Recipe, layers: list[Layer] | None, scratch: Path, what: str
+) -> FineTuned:
+    return finetune(
+        fetch_network(plan, base.weights),
+        samples_of(plan, "train", DistortionLevel.parse(level)),
+        problem_for(plan),
+        recipe,
+        layers=layers,
+        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        compute=compute_of(plan),
+        checkpoint=scratch,
+        on_step=reporter(what),
+    )

@@ -1,0 +1,100 @@
+"""Live progress of fine-tunes: bars in a terminal, plain lines elsewhere.
+
+A bar needs the process of the terminal; a fine-tune that runs in another process, or without a
+terminal, logs a line at the end of every epoch and every half minute.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from logging import Logger
+
+from prefect import get_run_logger
+from prefect.exceptions import MissingContextError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from gearnn.finetune import Progress as Position
+
+_display: "Progress | None" = None
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[None]:
+    """Show the fine-tunes of this process as bars while the context lasts."""
+    global _display
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<44}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as display:
+        _display = display
+        try:
+            yield
+        finally:
+            _display = None
+
+
+def reporter(what: str) -> Callable[[Position], None]:
+    """A callback for one fine-tune, such as ``full fine-tune jpeg:quality=10``."""
+    return _bar(_display, what) if _display is not None else _lines(what)
+
+
+def _bar(display: Progress, what: str) -> Callable[[Position], None]:
+    bar: TaskID | None = None
+
+    def show(position: Position) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = display.add_task(what, total=position.num_steps, detail="")
+        detail = (
+            f"epoch {position.epoch}/{position.num_epochs}  loss {position.loss:.4f}  "
+            f"{_duration(position.seconds_left)} left"
+        )
+        display.update(bar, completed=position.step, detail=detail)
+        if position.step == position.num_steps:
+            display.update(bar, detail=f"loss {position.loss:.4f}  done")
+
+    return show
+
+
+def _lines(what: str) -> Callable[[Position], None]:
+    logger = _logger()
+    last = time.monotonic()
+
+    def show(position: Position) -> None:
+        nonlocal last
+        ends_epoch = position.step * position.num_epochs % position.num_steps == 0
+        if ends_epoch or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            logger.info(
+                "%s: epoch %d of %d, step %d of %d, loss %.4f, %s left",
+                what,
+                position.epoch,
+                position.num_epochs,
+                position.step,
+                position.num_steps,
+                position.loss,
+                _duration(position.seconds_left),
+            )
+
+    return show
+
+
+def _logger() -> Logger:
+    try:
+        return get_run_logger()  # type: ignore[return-value]
+    except MissingContextError:
+        import logging
+
+        return logging.getLogger("gearnn")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,195 @@
+"""What travels between tasks: numbers, names and references to bytes in the store; never tensors."""
+
+from pydantic import BaseModel, ConfigDict
+
+from gearnn.storage import Ref
+
+
+class Record(BaseModel):
+    """A small frozen record that can be written as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Record):
+    """The frames of a plan, checked.
+
+    Attributes:
+        digests: role of a split -> digest of its frames and truth.
+        num_frames: role of a split -> number of frames.
+    """
+
+    digests: dict[str, str]
+    num_frames: dict[str, int]
+
+
+class Base(Record):
+    """The pre-trained DNN.
+
+    Attributes:
+        weights: float32 safetensors.
+        fingerprint: of the weights.
+        num_values: model size.
+        epoch_losses: where the plan had it trained.
+    """
+
+    weights: Ref
+    fingerprint: str
+    num_values: int
+    epoch_losses: tuple[float, ...] = ()
+
+
+class Network(Record):
+    """A fully fine-tuned network.
+
+    Attributes:
+        level: of its training frames.
+        weights: safetensors.
+        epoch_losses: mean training loss of every epoch.
+        seconds: that the fine-tune took.
+    """
+
+    level: str
+    weights: Ref
+    epoch_losses: tuple[float, ...]
+    seconds: float
+
+
+class Table(Record):
+    """A sensitivity table.
+
+    Attributes:
+        level: q.
+        parquet: the file.
+        share_sensitive: share of the model in layers whose mean change exceeds 2e-4.
+    """
+
+    level: str
+    parquet: Ref
+    share_sensitive: float
+
+
+class Selection(Record):
+    """The layers that the knapsack chose.
+
+    Attributes:
+        level: q.
+        layers: S, names in the base's order.
+        num_values: what their adaptor stores.
+        bound: M, in values.
+    """
+
+    level: str
+    layers: tuple[str, ...]
+    num_values: int
+    bound: int
+
+
+class AdaptorFile(Record):
+    """An adaptor.
+
+    Attributes:
+        level: q.
+        file: safetensors.
+        num_values: stored values.
+        epoch_losses: of the partial fine-tune.
+        seconds: that it took.
+    """
+
+    level: str
+    file: Ref
+    num_values: int
+    epoch_losses: tuple[float, ...]
+    seconds: float
+
+
+class Score(Record):
+    """How good one solution is at one level.
+
+    Attributes:
+        solution: one of :data:`gearnn.vocabulary.SOLUTIONS`.
+        level: of the frames it was scored on.
+        figure: name of the primary figure, ``miou``.
+        values: role of a split -> figure, in percent.
+        low: lower end of the 95 % bootstrap interval over the frames of the test split.
+        high: upper end.
+        per_class: figures of the classes on the test split.
+    """
+
+    solution: str
+    level: str
+    figure: str
+    values: dict[str, float]
+    low: float
+    high: float
+    per_class: tuple[float | None, ...]
+
+
+class Registered(Record):
+    """A version in the registry.
+
+    Attributes:
+        level: q, or empty for the base.
+        name: of the registered model.
+        version: number.
+        champion: number of the version that is champion now.
+    """
+
+    level: str
+    name: str
+    version: str
+    champion: str
+
+
+class Row(Record):
+    """All that a run found out about one level.
+
+    Attributes:
+        level: q.
+        scores: solution -> score.
+        table: its sensitivities.
+        selection: its layers.
+        adaptor: the result.
+        full: the full fine-tune.
+        registered: the version, where it was registered.
+    """
+
+    level: str
+    scores: dict[str, Score]
+    table: Table
+    selection: Selection
+    adaptor: AdaptorFile
+    full: Network
+    registered: Registered | None = None
+
+
+class Adapted(Record):
+    """What a whole run gives.
+
+    Attributes:
+        base: the pre-trained DNN.
+        data: the checked frames.
+        rows: one a level, in the plan's order.
+        report: path of the report.
+    """
+
+    base: Base
+    data: Data
+    rows: tuple[Row, ...]
+    report: str
+
+
+class TrainedBase(Record):
+    """What training a base gives.
+
+    Attributes:
+        base: the network.
+        score: on pristine frames.
+        registered: its version.
+        output: file it was written to, if asked for.
+    """
+
+    base: Base
+    score: Score
+    registered: Registered
+    output: str | None

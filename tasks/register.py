@@ -1,0 +1,125 @@
+"""Versions in the MLflow registry, each on a run that holds the metrics by which people choose."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+
+from gearnn import registry, tracking
+from gearnn import vocabulary as words
+from gearnn.levels import DistortionLevel
+from gearnn.plan import Plan
+from gearnn.registry import BaseDescription, Version
+from gearnn.storage import Store, digest_of
+from tasks.base import problem_for
+from tasks.records import Base, Data, Registered, Row
+from tasks.scorecard import scorecard
+
+
+@task(name="register base", task_run_name="register base {plan.registered_base}")
+def register_base(plan: Plan, base: Base, data: Data) -> Registered:
+    """The base as a registered model; the same weights are registered once."""
+    run_id = _plan_run(plan, data)
+    if base.epoch_losses:
+        tracking.log(run_id, curves={words.LOSS_FULL: base.epoch_losses})
+    version = registry.register_base(
+        plan.registered_base,
+        Store(plan.store).get(base.weights),
+        base.fingerprint,
+        BaseDescription.of(plan.base.name, plan.base.num_classes, problem_for(plan)),
+        run_id=run_id,
+        num_values=base.num_values,
+    )
+    champion = registry.by_alias(version.name, words.CHAMPION)
+    return Registered(level="", name=version.name, version=version.version, champion=champion.version)
+
+
+@task(name="register adaptor", task_run_name="register adaptor {row.adaptor.level}")
+def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered, row: Row) -> Registered:
+    """One adaptor as a new version, with lineage to its base; the same result is registered once."""
+    base_version = registry.get_version(registered.name, registered.version)
+    identity = digest_of(
+        {"adaptor": row.adaptor.file.sha256, "base": base_version.uri, "scores": _decisive(row), "data": data.digests}
+    )
+    name = f"{base_version.name}.{DistortionLevel.parse(row.level).slug}"
+    version = registry.find(name, identity) or _register(plan, base, data, base_version, row, identity)
+    champion = registry.promote(version, words.metric_name(words.PROMOTE, words.ADAPTOR, _figure(row)))
+    return Registered(level=row.level, name=version.name, version=version.version, champion=champion.version)
+
+
+def plan_digest(plan: Plan) -> str:
+    """What tells plans apart in the registry: everything in it but where it runs and stores."""
+    return digest_of(plan.model_dump(mode="json", exclude={"store", "runner", "workers", "loader_workers", "device"}))
+
+
+def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Row, identity: str) -> Version:
+    tags = {words.TAG_PLAN: plan_digest(plan), words.TAG_DATA: data.digests["train"]}
+    experiment = tracking.experiment_id(plan.registered_base)
+    run_id = tracking.level_run(experiment, _plan_run(plan, data), row.level, tags)
+    try:
+        tracking.log(run_id, params=_params(plan, row), metrics=_metrics(base, row), curves=_curves(row))
+        tracking.log_file(run_id, Store(plan.store).get(row.table.parquet), "sensitivity")
+        version = registry.register_adaptor(
+            base_version,
+            Store(plan.store).get(row.adaptor.file),
+            run_id=run_id,
+            identity=identity,
+            tags=tags,
+            card=scorecard(row, base, tags),
+        )
+    except BaseException:
+        tracking.finish(run_id, failed=True)
+        raise
+    tracking.finish(run_id)
+    return version
+
+
+def _plan_run(plan: Plan, data: Data) -> str:
+    experiment = tracking.experiment_id(plan.registered_base)
+    params = {
+        "base": plan.base.name,
+        "data": plan.data.name,
+        "levels": ", ".join(plan.levels),
+        "frames": str(data.num_frames),
+        "plan": plan.model_dump_json(),
+    }
+    return tracking.plan_run(experiment, plan_digest(plan), params)
+
+
+def _params(plan: Plan, row: Row) -> dict[str, Any]:
+    how = plan.partial or plan.finetune
+    return {
+        "level": row.level,
+        "layers": len(row.selection.layers),
+        "bound_values": row.selection.bound,
+        "granularity": plan.bound.granularity,
+        "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "epochs": how.epochs,
+        "batch_size": how.batch_size,
+        "optimizer": how.optimizer.name,
+        "lr": how.optimizer.lr,
+        "schedule": how.schedule,
+        "seed": plan.seed,
+    }
+
+
+def _metrics(base: Base, row: Row) -> dict[str, float]:
+    scores = {
+        words.metric_name(role, solution, score.figure): value
+        for solution, score in row.scores.items()
+        for role, value in score.values.items()
+    }
+    size = {words.NUM_VALUES: row.adaptor.num_values, words.SHARE: 100 * row.adaptor.num_values / base.num_values}
+    return scores | size
+
+
+def _curves(row: Row) -> Mapping[str, tuple[float, ...]]:
+    return {words.LOSS_FULL: row.full.epoch_losses, words.LOSS_PARTIAL: row.adaptor.epoch_losses}
+
+
+def _decisive(row: Row) -> dict[str, float]:
+    return row.scores[words.ADAPTOR].values
+
+
+def _figure(row: Row) -> str:
+    return row.scores[words.ADAPTOR].figure

@@ -1,0 +1,73 @@
+"""What people read: the table of a run, and the scorecard of one version. Text in, text out."""
+
+from collections.abc import Mapping, Sequence
+
+from gearnn import vocabulary as words
+from tasks.records import Base, Row
+
+_HEADINGS = (
+    "level",
+    "base",
+    "clean fine-tune",
+    "full fine-tune",
+    "adaptor",
+    "kept of the gain",
+    "values",
+    "share",
+    "layers",
+)
+_GAIN_WORTH_TELLING = 2.0
+
+
+def kept_share(row: Row) -> float | None:
+    """What the adaptor keeps of the gain of DNN switching over the pristine control, on the test split.
+
+    None where that gain is below 2 points, because the quotient would be noise.
+    """
+    clean, full, adaptor = (row.scores[s].values[words.TEST] for s in (words.CLEAN, words.FULL, words.ADAPTOR))
+    return (adaptor - clean) / (full - clean) if full - clean >= _GAIN_WORTH_TELLING else None
+
+
+def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
+    """The table of a run, headings first: accuracies of every solution and the adaptor's size."""
+    cells = [_HEADINGS]
+    for row in rows:
+        kept = kept_share(row)
+        figures = (f"{row.scores[solution].values[words.TEST]:.1f}" for solution in words.SOLUTIONS)
+        size = row.adaptor.num_values
+        cells.append(
+            (
+                row.level,
+                *figures,
+                "gain under 2 points" if kept is None else f"{100 * kept:.0f} %",
+                f"{size:,}",
+                f"{100 * size / base.num_values:.2f} %",
+                str(len(row.selection.layers)),
+            )
+        )
+    return cells
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is the heading."""
+    heading, *body = cells
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def scorecard(row: Row, base: Base, tags: Mapping[str, str]) -> str:
+    """The description of an adaptor's version: accuracy, size against the bound, layers, digests."""
+    figure = next(iter(row.scores.values())).figure
+    accuracy = [("solution", f"{figure} (test)", "95 % interval over frames")]
+    accuracy += [
+        (s.solution, f"{s.values[words.TEST]:.2f}", f"{s.low:.1f} to {s.high:.1f}") for s in row.scores.values()
+    ]
+    share = 100 * row.adaptor.num_values / base.num_values
+    digests = "\n".join(f"- `{name}`: `{value}`" for name, value in sorted(tags.items()))
+    return (
+        f"### {row.level}\n\n{markdown(accuracy)}\n\n"
+        f"**Size** {row.adaptor.num_values:,} values, {share:.2f} % of the base; "
+        f"bound {row.selection.bound:,} values.\n\n"
+        f"**{len(row.selection.layers)} layers** {', '.join(f'`{name}`' for name in row.selection.layers)}\n\n"
+        f"**Digests**\n{digests}\n"
+    )

@@ -1,0 +1,79 @@
+"""The decorator that makes a function a step: a Prefect task that is done once.
+
+A step's key is the sha256 of its name, its version, and what it reads: digests of its inputs and the
+plan's fields that matter to it. A finished step's record is kept in the plan's store under that key,
+so that a repeated, extended or crashed run does only what is missing, wherever it runs.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect import get_run_logger, task
+from prefect.context import TaskRunContext
+from prefect.states import Completed
+
+from gearnn.plan import Plan
+from gearnn.storage import Store, digest_of
+from tasks.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> Callable[[Callable[..., R]], Any]:
+    """Make a function a step.
+
+    The function's first parameter is the plan, and its return annotation the record's type. If it
+    has a parameter ``scratch``, that is filled with a path that stays the same until the step is
+    done, for what must survive a crash.
+
+    Args:
+        version: raised when the step would give another result for the same inputs.
+        reads: called with the step's arguments; gives the JSON values that decide its result.
+        label: name of a task run, with the step's parameters in braces.
+    """
+
+    def decorate(function: Callable[..., R]) -> Any:
+        name = function.__name__
+        signature = inspect.signature(function)
+        record_type: type[R] = signature.return_annotation
+        resumes = "scratch" in signature.parameters
+        visible = [p for p in signature.parameters.values() if p.name != "scratch"]
+
+        @functools.wraps(function)
+        def once(plan: Plan, *args: Any, **kwargs: Any) -> Any:
+            key = digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
+            store = Store(plan.store)
+            known = store.recall(name, key)
+            if known is not None:
+                return _cached(record_type.model_validate(known), key)
+            if resumes:
+                kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
+            record = function(plan, *args, **kwargs)
+            store.remember(name, key, record.model_dump(mode="json"))
+            return record
+
+        once.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
+        return task(once, name=name.replace("_", " "), task_run_name=label, persist_result=False)
+
+    return decorate
+
+
+def _cached(record: R, key: str) -> Any:
+    """The record, and in a task run a state that says that nothing was done for it."""
+    if TaskRunContext.get() is None:
+        return record
+    get_run_logger().info("already done, found in the store (key %s)", key[:12])
+    return Completed(name="Cached", message="already done, found in the store", data=record)
+
+
+def write_scratch(store: Store, name: str, write: Callable[[Path], None]) -> bytes:
+    """What a library function writes to a path, as bytes."""
+    path = store.scratch(name)
+    try:
+        write(path)
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
