@@ -48,6 +48,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
     selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
     adaptors = partial_finetune.map(*common, levels, selections)
+    pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None, None)
     scores = {
         words.BASE: evaluate_solution.map(*common, levels, words.BASE, None, None),
         words.CLEAN: evaluate_solution.map(*common, levels, words.CLEAN, unmapped(pristine), None),
@@ -57,10 +58,10 @@ def adapt_flow(plan: Plan) -> Adapted:
     rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
     if rows:
         rows = _register(plan, base, data, rows)
-    report = write_report(plan, base, rows) if rows else ""
+    report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
     if failures:
         raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()))
-    return Adapted(base=base, data=data, rows=tuple(rows), report=report)
+    return Adapted(base=base, data=data, pristine=pristine_score.result(), rows=tuple(rows), report=report)
 
 
 def _gather(

@@ -39,7 +39,11 @@ def adapt(plan: PlanFile) -> None:
         started = time.monotonic()
         with _progress():
             adapted = run(checked)
-        _print_table(table_cells(adapted.rows, adapted.base), title=f"{checked.registered_base}: mIoU in percent")
+        title = (
+            f"{checked.registered_base}: mIoU in percent on the split {checked.data.splits.test}; "
+            f"the base scores {adapted.pristine.values['test']:.1f} on undistorted frames"
+        )
+        _print_table(table_cells(adapted.rows, adapted.base), title=title)
         _print_next(checked, adapted, time.monotonic() - started)
 
 
@@ -178,6 +182,7 @@ def _configure() -> None:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).mkdir(parents=True, exist_ok=True)
 
 
 def _preflight(plan: Any) -> None:

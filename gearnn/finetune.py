@@ -37,10 +37,11 @@ class Recipe:
         epochs: passes over the training split.
         batch_size: frames a step.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
-        lr: learning rate at the start.
+        lr: largest learning rate.
         momentum: of SGD.
         weight_decay: L2 penalty; even 1e-4 moves BatchNorm scales and would pollute Eq. 1.
-        schedule: ``constant``, or ``cosine`` from lr down to 0 over all steps.
+        schedule: ``constant``, or ``cosine`` from lr down to 0.
+        warmup: share of all steps over which the rate first rises linearly to lr.
         flip: probability of mirroring a frame.
         seed: of order and augmentation.
         num_workers: processes that read frames ahead; 0 reads in the training process.
@@ -53,6 +54,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
+    warmup: float = 0.0
     flip: float = 0.5
     seed: int = 0
     num_workers: int = 0
@@ -221,9 +223,12 @@ def _make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.opt
 
 
 def _learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
+    rising = round(recipe.warmup * num_steps)
+    if step < rising:
+        return recipe.lr * (step + 1) / rising
     if recipe.schedule == "constant":
         return recipe.lr
-    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * step / num_steps))
+    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * (step - rising) / (num_steps - rising)))
 
 
 class _Augmented(Dataset[Sample]):

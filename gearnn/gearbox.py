@@ -51,7 +51,7 @@ class GearBox:
     """
 
     def __init__(self, base: nn.Module, adaptors: Iterable[Adaptor], problem: Problem | None = None) -> None:
-        self.base = base.eval().requires_grad_(False)
+        self.base = base.eval()
         self.problem = problem
         self._gears: dict[DistortionLevel, nn.Module] = {}
         base_fingerprint = fingerprint(base)

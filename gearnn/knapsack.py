@@ -53,7 +53,9 @@ def _solve(values: Sequence[float], sizes: Sequence[int], bound: int) -> list[in
     take = [problem.add_variable(f"take_{i}", cat=pulp.LpBinary) for i in range(len(values))]
     problem += pulp.lpSum(value * variable for value, variable in zip(values, take, strict=True))
     problem += pulp.lpSum(size * variable for size, variable in zip(sizes, take, strict=True)) <= bound
-    problem.solve(pulp.PULP_CBC_CMD(msg=False, gapRel=0.0, gapAbs=0.0))
+    # PuLP 3 carries a CBC; later versions find the one on the path.
+    carried = getattr(pulp.apis.coin_api, "pulp_cbc_path", None)
+    problem.solve(pulp.COIN_CMD(path=carried, msg=False, gapRel=0.0, gapAbs=0.0))
     if problem.sol_status != pulp.LpSolutionOptimal:
         raise SolverError(f"expected a proven optimum of the knapsack, but CBC says {pulp.LpStatus[problem.status]}")
     return [i for i, variable in enumerate(take) if round(variable.value() or 0.0) == 1]

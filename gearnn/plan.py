@@ -48,7 +48,7 @@ class OptimizerSpec(_Section):
     """The optimiser of a fine-tune."""
 
     name: OptimizerName = "sgd"
-    lr: float = Field(1e-3, gt=0, description="learning rate at the start")
+    lr: float = Field(1e-3, gt=0, description="largest learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, description="L2 penalty; anything above 0 pollutes Eq. 1")
 
@@ -66,6 +66,7 @@ class FinetuneSpec(_Section):
     batch_size: int = Field(8, ge=1)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: Schedule = "constant"
+    warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps over which the rate first rises to lr")
     augment: AugmentSpec = AugmentSpec()
 
     def recipe(self, *, seed: int, num_workers: int) -> Recipe:
@@ -78,6 +79,7 @@ class FinetuneSpec(_Section):
             momentum=self.optimizer.momentum,
             weight_decay=self.optimizer.weight_decay,
             schedule=self.schedule,
+            warmup=self.warmup,
             flip=self.augment.flip,
             seed=seed,
             num_workers=num_workers,

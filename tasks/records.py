@@ -169,12 +169,14 @@ class Adapted(Record):
     Attributes:
         base: the pre-trained DNN.
         data: the checked frames.
+        pristine: score of the base on undistorted frames.
         rows: one a level, in the plan's order.
         report: path of the report.
     """
 
     base: Base
     data: Data
+    pristine: Score
     rows: tuple[Row, ...]
     report: str
 

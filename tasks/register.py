@@ -99,6 +99,7 @@ def _params(plan: Plan, row: Row) -> dict[str, Any]:
         "optimizer": how.optimizer.name,
         "lr": how.optimizer.lr,
         "schedule": how.schedule,
+        "warmup": how.warmup,
         "seed": plan.seed,
     }
 

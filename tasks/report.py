@@ -13,13 +13,13 @@ from gearnn import vocabulary as words
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.storage import Ref, Store
-from tasks.records import Base, Row
+from tasks.records import Base, Row, Score
 from tasks.register import plan_digest
 from tasks.scorecard import markdown, scorecard, table_cells
 
 
 @task(name="report")
-def write_report(plan: Plan, base: Base, rows: Sequence[Row]) -> str:
+def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -> str:
     """Write the run's table, scores and sensitivity tables; the path of the report.
 
     ``<home>/reports/<base>/<plan digest>/``: ``report.md``, ``scores.parquet``,
@@ -34,12 +34,12 @@ def write_report(plan: Plan, base: Base, rows: Sequence[Row]) -> str:
         _copy(plan, row.table.parquet, folder / "sensitivity" / level.kind / f"{level.slug}.parquet")
         _copy(plan, row.adaptor.file, folder / "adaptors" / f"{level.slug}.safetensors")
     report = folder / "report.md"
-    report.write_text(_report(plan, base, rows, cells))
+    report.write_text(_report(plan, base, pristine, rows, cells))
     _publish(plan, cells, report)
     return str(report)
 
 
-def _report(plan: Plan, base: Base, rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> str:
+def _report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> str:
     held_out = plan.data.splits
     note = (
         f"Versions are chosen and reported on the same split (`{held_out.test}`), because the plan names no other."
@@ -49,7 +49,8 @@ def _report(plan: Plan, base: Base, rows: Sequence[Row], cells: Sequence[Sequenc
     cards = "\n".join(scorecard(row, base, {words.TAG_PLAN: plan_digest(plan)}) for row in rows)
     return (
         f"# {plan.registered_base}\n\n"
-        f"mIoU in percent on the split `{held_out.test}`; base of {base.num_values:,} values. {note}\n\n"
+        f"mIoU in percent on the split `{held_out.test}`; base of {base.num_values:,} values, "
+        f"{pristine.values[words.TEST]:.2f} on undistorted frames. {note}\n\n"
         f"{markdown(cells)}\n\n{cards}"
     )
 

@@ -1,0 +1,121 @@
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gearnn.compute import Compute
+from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets.streets import Streets
+from gearnn.levels import DistortionLevel
+from gearnn.models import load_model
+from gearnn.problem import SemanticSegmentation
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("GEARNN_SHARED", REPOSITORY.parent / "shared"))
+
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data; where it is absent, tests that need it skip, but in CI they fail."""
+    if (SHARED / "data" / "camvid").is_dir() and (SHARED / "models").is_dir():
+        return SHARED
+    reason = f"no real data at {SHARED}; set GEARNN_SHARED to the folder that holds data/camvid and models"
+    if "data" in os.environ.get("GEARNN_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has an embedded registry of its own."""
+    monkeypatch.setenv("GEARNN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One temporary Prefect server for all tests that run flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with prefect_test_harness(server_startup_timeout=180):
+            yield
+
+
+class TinyNet(nn.Module):
+    """Four layers of known size: a convolution with bias, a BatchNorm, a fixed scale, a head."""
+
+    stride = 1
+
+    def __init__(self, num_classes: int = 9) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.fixed = nn.Conv2d(4, 4, 1, groups=4, bias=False)
+        self.fixed.requires_grad_(False)
+        self.head = nn.Conv2d(4, num_classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.fixed(torch.relu(self.bn(self.conv(x)))))
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return TinyNet().eval()
+
+
+@pytest.fixture(scope="session")
+def drn() -> nn.Module:
+    torch.manual_seed(0)
+    return load_model("drn_d_22_quarter", 9)
+
+
+@pytest.fixture
+def problem() -> SemanticSegmentation:
+    return SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+@pytest.fixture
+def samples() -> DistortedDataset:
+    return DistortedDataset(Streets("train", 10, 0, Camera(size=(48, 32))), DistortionLevel.parse("jpeg:quality=10"))
+
+
+@pytest.fixture
+def fp32() -> Compute:
+    return Compute.resolve("cpu", "fp32")
+
+
+@pytest.fixture
+def photo() -> Image.Image:
+    return Streets("photo", 1, 3, Camera()).frame(0)
+
+
+def camvid_copy(folder: Path, *, frames: int = 3) -> Path:
+    """A small dataset in CamVid's layout, from rendered scenes."""
+    for split in ("train", "val"):
+        scenes = Streets(split, frames, 5, Camera(size=(48, 36)))
+        (folder / split).mkdir(parents=True)
+        (folder / f"{split}annot").mkdir()
+        for index in range(frames):
+            scenes.frame(index).save(folder / split / f"{index:03d}.png")
+            Image.fromarray(np.asarray(scenes.target(index))).save(folder / f"{split}annot" / f"{index:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def camvid(tmp_path: Path) -> Path:
+    return camvid_copy(tmp_path / "camvid")

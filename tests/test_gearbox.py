@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.distortions import encode
+from gearnn.errors import AdaptorError, DataError, GearError, SenseError
+from gearnn.gearbox import GearBox
+from gearnn.levels import DistortionLevel
+from gearnn.problem import SemanticSegmentation
+from tests.conftest import TinyNet
+from tests.test_adaptor import tune
+
+LEVELS = ("jpeg:quality=10", "jpeg:quality=30")
+
+
+def make_adaptor(base: nn.Module, level: str, names: list[str]) -> Adaptor:
+    tuned, layers = tune(base, names)
+    return Adaptor.extract(base, tuned, layers, level)
+
+
+@pytest.fixture
+def gearbox(tiny: nn.Module, problem: SemanticSegmentation) -> GearBox:
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[1], ["bn", "head"])]
+    return GearBox(tiny, adaptors, problem)
+
+
+def storages(*models: nn.Module) -> dict[int, int]:
+    """Bytes of every distinct storage."""
+    tensors = [t for model in models for t in (*model.parameters(), *model.buffers())]
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+
+
+def test_the_base_exists_once_in_memory(gearbox: GearBox) -> None:
+    every = storages(gearbox.base, *(gearbox.model(level) for level in LEVELS))
+    assert sum(every.values()) - sum(storages(gearbox.base).values()) == 4 * (8 + 8 + 45)
+
+
+def test_the_pristine_level_is_the_base_itself(gearbox: GearBox) -> None:
+    assert gearbox.model("pristine") is gearbox.base
+    assert gearbox.model("jpeg:quality=100") is gearbox.base
+
+
+def test_levels_run_their_own_weights_in_any_order(gearbox: GearBox, tiny: nn.Module) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    expected = {level: tune(tiny, names)[0](x) for level, names in zip(LEVELS, (["bn"], ["bn", "head"]), strict=True)}
+    base = tiny(x)
+    for level in (*LEVELS, "pristine", *reversed(LEVELS)):
+        assert torch.equal(gearbox(x, level), expected.get(level, base))
+
+
+@pytest.mark.parametrize(
+    ("sensed", "used"),
+    [
+        ("jpeg:quality=1", "jpeg:quality=10"),
+        ("jpeg:quality=10", "jpeg:quality=10"),
+        ("jpeg:quality=20", "jpeg:quality=10"),  # as far from 30: the stronger distortion
+        ("jpeg:quality=21", "jpeg:quality=30"),
+        ("jpeg:quality=65", "jpeg:quality=30"),  # as far from the base at 100
+        ("jpeg:quality=66", "pristine"),
+        ("jpeg:quality=100", "jpeg:quality=100"),
+        ("pristine", "pristine"),
+    ],
+)
+def test_unsupported_levels_go_to_the_nearest_supported_one(gearbox: GearBox, sensed: str, used: str) -> None:
+    assert str(gearbox.nearest(sensed)) == used
+
+
+def test_frames_of_changing_quality_run_with_the_gear_that_fits(gearbox: GearBox, photo: Image.Image) -> None:
+    qualities = [8, 95, 33, 100, 12]
+    frames = [encode(photo, f"jpeg:quality={quality}") for quality in qualities]
+    answers = gearbox.infer(frames)
+    assert [str(a.sensed) for a in answers] == [f"jpeg:quality={quality}" for quality in qualities]
+    used = ["jpeg:quality=10", "pristine", "jpeg:quality=30", "jpeg:quality=100", "jpeg:quality=10"]
+    assert [str(a.used) for a in answers] == used
+    for data, answer in zip(frames, answers, strict=True):
+        alone = gearbox.infer([data], level=answer.used)[0]
+        assert torch.equal(answer.prediction, alone.prediction)
+        assert answer.prediction.shape == (photo.height, photo.width)
+
+
+def test_a_level_that_has_no_gear_is_an_error_never_a_silent_base(gearbox: GearBox, photo: Image.Image) -> None:
+    with pytest.raises(GearError, match="no adaptor for jpeg:quality=20; this gearbox has jpeg:quality=10, jpeg:quality=30"):
+        gearbox.model("jpeg:quality=20")
+    with pytest.raises(GearError, match="no adaptor for the distortion brightness; this gearbox has jpeg"):
+        gearbox.infer([encode(photo, "brightness:factor=0.3")], level="brightness:factor=0.3")
+
+
+def test_two_adaptors_for_one_level_are_refused(tiny: nn.Module) -> None:
+    twice = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[0], ["head"])]
+    with pytest.raises(GearError, match="expected one adaptor for jpeg:quality=10, but got two"):
+        GearBox(tiny, twice)
+
+
+def test_an_adaptor_of_another_base_is_refused(tiny: nn.Module) -> None:
+    torch.manual_seed(9)
+    with pytest.raises(AdaptorError, match="adaptors fit only the base they were fine-tuned from"):
+        GearBox(TinyNet(), [make_adaptor(tiny, LEVELS[0], ["bn"])])
+
+
+def test_bytes_that_cannot_be_used_are_typed_errors(gearbox: GearBox, photo: Image.Image) -> None:
+    with pytest.raises(SenseError, match="tell the level instead"):
+        gearbox.infer([b"no image"])
+    truncated = encode(photo, "jpeg:quality=10")[:900]
+    with pytest.raises(DataError, match="frame 1: expected an encoded image"):
+        gearbox.infer([encode(photo, "jpeg:quality=10"), truncated])
+
+
+def test_a_gearbox_without_a_problem_runs_tensors_only(tiny: nn.Module) -> None:
+    gearbox = GearBox(tiny, [])
+    assert gearbox(torch.zeros(1, 3, 8, 8), DistortionLevel()).shape == (1, 9, 8, 8)
+    with pytest.raises(DataError, match="expected a gearbox with a problem"):
+        gearbox.infer([b""])
+
+
+def test_odd_sizes_come_back_whole(gearbox: GearBox) -> None:
+    image = Image.fromarray(np.zeros((13, 21, 3), np.uint8))
+    assert gearbox.infer([encode(image, "jpeg:quality=10")])[0].prediction.shape == (13, 21)

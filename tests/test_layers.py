@@ -1,0 +1,73 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gearnn.layers import charged_once, fingerprint, layers_of, model_size, named, statistics_of
+from gearnn.models import load_model
+
+
+def test_a_layer_is_a_module_that_owns_tensors(tiny: nn.Module) -> None:
+    assert [(x.name, x.kind, x.num_weights, x.num_values) for x in layers_of(tiny)] == [
+        ("conv", "Conv2d", 3 * 4 * 9 + 4, 112),
+        ("bn", "BatchNorm2d", 8, 8),
+        ("head", "Conv2d", 4 * 9 + 9, 45),
+    ]
+
+
+def test_fixed_tensors_are_no_candidates_but_count_into_the_model(tiny: nn.Module) -> None:
+    assert "fixed" not in [layer.name for layer in layers_of(tiny)]
+    assert model_size(tiny) == 112 + 8 + 45 + 4 + 8
+
+
+@pytest.mark.parametrize(("policy", "size", "once"), [("frozen", 8, 0), ("selected", 16, 0), ("all", 8, 8)])
+def test_running_statistics_are_charged_as_the_policy_says(tiny: nn.Module, policy: str, size: int, once: int) -> None:
+    layer = named(layers_of(tiny, "layer", policy), ["bn"])[0]  # type: ignore[arg-type]
+    assert layer.num_values == size
+    assert sum(tiny.state_dict()[name].numel() for name in layer.stored(policy)) == size  # type: ignore[arg-type]
+    assert charged_once(tiny, policy) == once  # type: ignore[arg-type]
+
+
+def test_with_granularity_tensor_every_parameter_is_an_item(tiny: nn.Module) -> None:
+    layers = layers_of(tiny, "tensor", "selected")
+    assert [layer.name for layer in layers] == ["conv.weight", "conv.bias", "bn.weight", "bn.bias", "head.weight", "head.bias"]
+    assert sum(layer.num_values for layer in layers) == sum(layer.num_values for layer in layers_of(tiny, "layer", "selected"))
+
+
+def test_every_batchnorm_of_drn_d_22_fits_into_its_nominal_adaptor() -> None:
+    model = load_model("drn_d_22", 19)
+    batchnorms = [layer for layer in layers_of(model, "layer", "selected") if layer.kind == "BatchNorm2d"]
+    assert sum(layer.num_values for layer in batchnorms) == 23_552
+    assert sum(t.numel() for t in statistics_of(model).values()) == 11_776
+
+
+def test_tied_weights_are_one_layer() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 3, bias=False)
+            self.second = nn.Linear(3, 3, bias=False)
+            self.second.weight = self.first.weight
+
+    model = Tied()
+    assert [layer.name for layer in layers_of(model)] == ["first"]
+    assert model_size(model) == 9
+
+
+def test_a_fingerprint_depends_on_every_value_and_on_nothing_else(tiny: nn.Module) -> None:
+    print_ = fingerprint(tiny)
+    other = copy.deepcopy(tiny).to(memory_format=torch.channels_last)
+    other.bn.num_batches_tracked += 7
+    other.conv.weight.requires_grad_(False)
+    assert fingerprint(other) == print_
+    for name in ("conv.weight", "bn.running_var", "fixed.weight"):
+        changed = copy.deepcopy(tiny)
+        flat = changed.state_dict()[name].view(-1)
+        flat[-1] = torch.nextafter(flat[-1], torch.tensor(9.0))
+        assert fingerprint(changed) != print_, name
+
+
+def test_a_half_precision_file_has_the_fingerprint_of_its_values(tiny: nn.Module) -> None:
+    half = copy.deepcopy(tiny).half()
+    assert fingerprint(half) == fingerprint(copy.deepcopy(half).float())

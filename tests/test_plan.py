@@ -1,0 +1,101 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gearnn.errors import PlanError
+from gearnn.plan import BoundSpec, Plan
+from tests.conftest import REPOSITORY
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    plan: dict[str, Any] = {
+        "base": {"name": "drn_d_22", "num_classes": 11, "checkpoint": "base.safetensors"},
+        "data": {"name": "camvid", "root": "camvid"},
+        "levels": ["jpeg:quality=10", "jpeg:quality=30"],
+    }
+    return plan | changes
+
+
+def test_defaults_are_the_papers() -> None:
+    plan = Plan.read(content(), source="here")
+    recipe = plan.full_recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer, recipe.lr, recipe.momentum) == (4, 8, "sgd", 1e-3, 0.9)
+    assert (recipe.weight_decay, recipe.schedule, recipe.flip) == (0.0, "constant", 0.5)
+    assert plan.partial_recipe == recipe
+    assert plan.bound.in_values(15_907_139) == 31_814
+    assert plan.bound.batchnorm_statistics == "frozen"
+    assert plan.registered_base == "drn_d_22-camvid"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "flows" / "plans").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_plan_of_the_repository_is_valid(path: Path) -> None:
+    assert Plan.load(path).distortion_levels
+
+
+@pytest.mark.parametrize(
+    ("bound", "size", "values"),
+    [
+        ({"fraction": 0.002}, 26_022_723, 52_045),
+        ({"fraction": 0.29}, 100, 29),  # 0.29 * 100 is 28.999... in binary
+        ({"values": 7}, 100, 7),
+    ],
+)
+def test_a_bound_is_rounded_down_in_exact_arithmetic(bound: dict[str, Any], size: int, values: int) -> None:
+    assert BoundSpec(**bound).in_values(size) == values
+
+
+def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
+    plan = Plan.read(content(levels=["jpeg:quality=100", "brightness:factor=0.30"]), source="here")
+    assert plan.levels == ("jpeg:quality=100", "brightness:factor=0.3")
+    assert [str(level) for level in plan.distortion_levels] == ["brightness:factor=0.3"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bond": {}}, "unknown key bond, did you mean bound"),
+        ({"finetune": {"optimizer": {"learning_rate": 1}}}, "unknown key finetune.optimizer.learning_rate, expected one of name, lr"),
+        ({"finetune": {"epochs": "four"}}, "finetune.epochs: expected a valid integer, unable to parse string as an integer, but got 'four'"),
+        ({"finetune": {"epochs": 0}}, "finetune.epochs: expected greater than or equal to 1"),
+        ({"levels": []}, "levels: "),
+        ({"levels": ["jpeg:quality=400"]}, "expected quality to be an integer from 1 to 100, but got 400"),
+        ({"levels": ["jpeg:quality=10", "jpeg:quality=10"]}, "levels: jpeg:quality=10 is listed twice"),
+        ({"bound": {"fraction": 0.1, "values": 4}}, "bound: expected either `fraction` or `values`, but got both"),
+        ({"bound": {"fraction": 1.5}}, "bound.fraction: expected less than or equal to 1"),
+        ({"data": {"name": "kitti"}}, "data.name: expected 'camvid' or 'streets', but got 'kitti'"),
+        ({"data": {"name": "camvid"}}, "data: expected `root`, the folder of camvid"),
+        ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of train, val"),
+        ({"base": {"name": "drn_d_22", "num_classes": 11}}, "base: expected `checkpoint` (a file), or `train`"),
+        ({"base": {"num_classes": 11, "checkpoint": "x"}}, "base.name is missing"),
+        ({"runner": "slurm"}, "runner: expected 'threads', but got 'slurm'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(content(**changes)))
+    with pytest.raises(PlanError) as caught:
+        Plan.load(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_wrong_entry_is_told_at_once() -> None:
+    with pytest.raises(PlanError) as caught:
+        Plan.read(content(runner="x", seed="y", color=1), source="here")
+    assert all(part in str(caught.value) for part in ("runner", "seed", "unknown key color"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2", "expected YAML, but got"), ("- 1", "expected keys and values, but got list"), ("", "but got NoneType")],
+)
+def test_a_file_that_is_no_plan_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(PlanError, match=message):
+        Plan.load(path)
+    with pytest.raises(PlanError, match="no such file"):
+        Plan.load(tmp_path / "none.yaml")
