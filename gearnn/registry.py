@@ -331,7 +331,7 @@ def _log_and_register(
     client = tracking.client()
     with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
         if base is not None:
-            client.log_inputs(run_id, models=[LoggedModelInput(model_id=_logged_model_id(base))])
+            client.log_inputs(run_id, models=[LoggedModelInput(model_id=base.tags[words.TAG_LOGGED_MODEL])])
         info = mlflow.pyfunc.log_model(
             name=kind,
             loader_module="gearnn.registry",
@@ -339,14 +339,28 @@ def _log_and_register(
             metadata=dict(tags),
             pip_requirements=_REQUIREMENTS,
         )
-        client.set_logged_model_tags(info.model_id, dict(tags))
-        created = mlflow.register_model(info.model_uri, name, tags=dict(tags))
-    client.update_model_version(name, created.version, description=text)
+    client.set_logged_model_tags(info.model_id, dict(tags))
+    _ensure_registered_model(name)
+    created = client.create_model_version(
+        name,
+        source=info.model_uri,
+        run_id=run_id,
+        tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
+        description=text,
+        model_id=info.model_id,
+    )
     return get_version(name, str(created.version))
 
 
-def _logged_model_id(version: Version) -> str:
-    return str(tracking.client().get_model_version(version.name, version.version).model_id)
+def _ensure_registered_model(name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client()
+    if not client.search_registered_models(f"name = '{name}'"):
+        try:
+            client.create_registered_model(name)
+        except MlflowException:  # another process was first
+            client.get_registered_model(name)
 
 
 def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]) -> Path:

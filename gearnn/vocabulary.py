@@ -31,6 +31,7 @@ TAG_NUM_VALUES: Final = "gearnn.num_values"
 TAG_BOUND: Final = "gearnn.bound.values"
 TAG_PLAN: Final = "gearnn.plan.digest"
 TAG_DATA: Final = "gearnn.data.digest"
+TAG_LOGGED_MODEL: Final = "gearnn.logged_model"
 TAG_IDENTITY: Final = "gearnn.identity"
 """sha256 of what a version was made from; the same identity is registered once."""
 

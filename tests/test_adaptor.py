@@ -109,7 +109,9 @@ def rewrite(path: Path, **changes: torch.Tensor | None) -> None:
         ({"bn__weight": torch.zeros(4).half()}, "expected bn.weight as float32, but got torch.float16"),
     ],
 )
-def test_a_tampered_file_is_refused(adaptor: Adaptor, tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str) -> None:
+def test_a_tampered_file_is_refused(
+    adaptor: Adaptor, tmp_path: Path, changes: dict[str, torch.Tensor | None], message: str
+) -> None:
     path = tmp_path / "a.safetensors"
     adaptor.save(path)
     rewrite(path, **changes)

@@ -107,7 +107,9 @@ def test_a_checkpoint_of_another_job_or_a_damaged_one_is_not_used(run: Run, tmp_
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_do(run: Run) -> None:
-    with pytest.raises(DivergedError, match=r"the loss became .* in epoch \d at step \d with learning rate 1e\+30; lower"):
+    with pytest.raises(
+        DivergedError, match=r"the loss became .* in epoch \d at step \d with learning rate 1e\+30; lower"
+    ):
         run(recipe=Recipe(epochs=3, batch_size=4, lr=1e30))
 
 
@@ -139,7 +141,9 @@ def test_the_rate_rises_then_falls() -> None:
     assert _learning_rate(Recipe(lr=1.0), 99, 100) == 1.0
 
 
-def test_bf16_training_keeps_float32_weights(tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation) -> None:
+def test_bf16_training_keeps_float32_weights(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation
+) -> None:
     tuned = finetune(tiny, samples, problem, RECIPE, compute=Compute.resolve("cpu", "bf16")).model
     assert {p.dtype for p in tuned.parameters()} == {torch.float32}
     exact = finetune(tiny, samples, problem, RECIPE, compute=Compute.resolve("cpu", "fp32")).model
@@ -151,7 +155,9 @@ def test_without_frames_there_is_nothing_to_train(tiny: nn.Module, problem: Sema
         finetune(tiny, [], problem, RECIPE)  # type: ignore[arg-type]
 
 
-def test_one_step_is_the_textbook_update(tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute) -> None:
+def test_one_step_is_the_textbook_update(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
+) -> None:
     recipe = Recipe(epochs=1, batch_size=len(samples), lr=0.1, momentum=0.0, flip=0.0)
     tuned = finetune(tiny, samples, problem, recipe, compute=fp32).model
     reference = copy.deepcopy(tiny)

@@ -82,7 +82,9 @@ def test_frames_of_changing_quality_run_with_the_gear_that_fits(gearbox: GearBox
 
 
 def test_a_level_that_has_no_gear_is_an_error_never_a_silent_base(gearbox: GearBox, photo: Image.Image) -> None:
-    with pytest.raises(GearError, match="no adaptor for jpeg:quality=20; this gearbox has jpeg:quality=10, jpeg:quality=30"):
+    with pytest.raises(
+        GearError, match="no adaptor for jpeg:quality=20; this gearbox has jpeg:quality=10, jpeg:quality=30"
+    ):
         gearbox.model("jpeg:quality=20")
     with pytest.raises(GearError, match="no adaptor for the distortion brightness; this gearbox has jpeg"):
         gearbox.infer([encode(photo, "brightness:factor=0.3")], level="brightness:factor=0.3")

@@ -62,7 +62,9 @@ def test_layers_that_did_not_change_are_never_chosen() -> None:
 
 
 def test_a_bound_too_small_for_any_layer_is_named() -> None:
-    with pytest.raises(BoundError, match="expected room for at least one layer, but got 3 values; the smallest layer needs 4"):
+    with pytest.raises(
+        BoundError, match="expected room for at least one layer, but got 3 values; the smallest layer needs 4"
+    ):
         select_layers([1.0, 1.0], [4, 6], 3)
     with pytest.raises(BoundError, match="no layer changed at all"):
         select_layers([0.0], [4], 10)

@@ -31,8 +31,17 @@ def test_running_statistics_are_charged_as_the_policy_says(tiny: nn.Module, poli
 
 def test_with_granularity_tensor_every_parameter_is_an_item(tiny: nn.Module) -> None:
     layers = layers_of(tiny, "tensor", "selected")
-    assert [layer.name for layer in layers] == ["conv.weight", "conv.bias", "bn.weight", "bn.bias", "head.weight", "head.bias"]
-    assert sum(layer.num_values for layer in layers) == sum(layer.num_values for layer in layers_of(tiny, "layer", "selected"))
+    assert [layer.name for layer in layers] == [
+        "conv.weight",
+        "conv.bias",
+        "bn.weight",
+        "bn.bias",
+        "head.weight",
+        "head.bias",
+    ]
+    assert sum(layer.num_values for layer in layers) == sum(
+        layer.num_values for layer in layers_of(tiny, "layer", "selected")
+    )
 
 
 def test_every_batchnorm_of_drn_d_22_fits_into_its_nominal_adaptor() -> None:

@@ -27,7 +27,9 @@ def test_a_slug_names_a_level_where_few_characters_are_allowed(text: str, slug: 
     assert DistortionLevel.parse(text).slug == slug
 
 
-@pytest.mark.parametrize("text", ["pristine", "jpeg:quality=100", "brightness:factor=1", "jpeg:quality=100+brightness:factor=1"])
+@pytest.mark.parametrize(
+    "text", ["pristine", "jpeg:quality=100", "brightness:factor=1", "jpeg:quality=100+brightness:factor=1"]
+)
 def test_the_base_runs_at_pristine_levels(text: str) -> None:
     assert DistortionLevel.parse(text).is_pristine
 

@@ -56,8 +56,14 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
     ("changes", "message"),
     [
         ({"bond": {}}, "unknown key bond, did you mean bound"),
-        ({"finetune": {"optimizer": {"learning_rate": 1}}}, "unknown key finetune.optimizer.learning_rate, expected one of name, lr"),
-        ({"finetune": {"epochs": "four"}}, "finetune.epochs: expected a valid integer, unable to parse string as an integer, but got 'four'"),
+        (
+            {"finetune": {"optimizer": {"learning_rate": 1}}},
+            "unknown key finetune.optimizer.learning_rate, expected one of name, lr",
+        ),
+        (
+            {"finetune": {"epochs": "four"}},
+            "finetune.epochs: expected a valid integer, unable to parse string as an integer, but got 'four'",
+        ),
         ({"finetune": {"epochs": 0}}, "finetune.epochs: expected greater than or equal to 1"),
         ({"levels": []}, "levels: "),
         ({"levels": ["jpeg:quality=400"]}, "expected quality to be an integer from 1 to 100, but got 400"),

@@ -21,7 +21,9 @@ def test_frames_are_padded_after_normalisation_to_the_stride(problem: SemanticSe
     assert batch.images.shape == (1, 3, 16, 24)
     assert batch.size == (13, 20)
     pixels = np.asarray(sample(20, 13).image, np.float32) / 255
-    assert torch.allclose(batch.images[0, :, :13, :20], torch.from_numpy((pixels - 0.5) / 0.25).permute(2, 0, 1), atol=1e-6)
+    assert torch.allclose(
+        batch.images[0, :, :13, :20], torch.from_numpy((pixels - 0.5) / 0.25).permute(2, 0, 1), atol=1e-6
+    )
     assert batch.images[:, :, 13:].abs().sum() + batch.images[:, :, :, 20:].abs().sum() == 0
 
 

@@ -49,7 +49,9 @@ def test_another_network_is_named(tiny: nn.Module) -> None:
         weight_change(tiny, nn.Conv2d(3, 4, 1))
 
 
-def test_a_table_comes_back_from_parquet_with_units_and_digests(tiny: nn.Module, tuned: nn.Module, tmp_path: Path) -> None:
+def test_a_table_comes_back_from_parquet_with_units_and_digests(
+    tiny: nn.Module, tuned: nn.Module, tmp_path: Path
+) -> None:
     table = weight_change(tiny, tuned)
     write_table(tmp_path / "t.parquet", table, {"base_sha256": "ab", "level": "jpeg:quality=10"})
     again, about = read_table(tmp_path / "t.parquet")

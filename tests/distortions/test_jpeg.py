@@ -57,7 +57,9 @@ def test_lower_quality_is_further_from_the_original(photo: Image.Image) -> None:
     assert error(5) > error(20) > error(60) > error(100) > 0
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"\x89PNG\r\n\x1a\n", b"BM" + bytes(60)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"\x89PNG\r\n\x1a\n", b"BM" + bytes(60)]
+)
 def test_bytes_without_tables_are_a_typed_error(data: bytes) -> None:
     with pytest.raises(SenseError, match="expected"):
         sense(data)

@@ -68,7 +68,11 @@ def test_missing_unexpected_and_wrongly_shaped_tensors_are_named(tmp_path: Path)
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as caught:
         load_model("drn_d_22_quarter", 4, tmp_path / "a.pth")
-    for part in ("missing seg.bias [4]", "unexpected extra [2]", "seg.weight should be [4, 128, 1, 1] but is [5, 128, 1, 1]"):
+    for part in (
+        "missing seg.bias [4]",
+        "unexpected extra [2]",
+        "seg.weight should be [4, 128, 1, 1] but is [5, 128, 1, 1]",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 

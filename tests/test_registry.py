@@ -1,0 +1,180 @@
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from gearnn import registry, tracking
+from gearnn import vocabulary as words
+from gearnn.adaptor import Adaptor
+from gearnn.distortions import encode
+from gearnn.errors import RegistryError
+from gearnn.gearbox import GearBox
+from gearnn.layers import fingerprint, model_size
+from gearnn.models import load_model, save_checkpoint
+from gearnn.problem import SemanticSegmentation
+from gearnn.registry import BaseDescription, Version
+from tests.test_adaptor import tune
+
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning", "ignore::FutureWarning")
+
+NAME = "tiny-streets"
+
+
+class Registry:
+    """A registry with one base, and what tests do with it."""
+
+    def __init__(self, folder: Path, problem: SemanticSegmentation, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        self.folder, self.problem = folder, problem
+        self.model = load_model("drn_d_22_quarter", 9)
+        self.experiment = tracking.experiment_id(NAME)
+        self.parent = tracking.plan_run(self.experiment, "digest", {"plan": "{}"})
+        self.base = self.register_base()
+
+    def register_base(self) -> Version:
+        weights = self.folder / f"{fingerprint(self.model)[:8]}.safetensors"
+        save_checkpoint(weights, self.model)
+        description = BaseDescription.of("drn_d_22_quarter", 9, self.problem)
+        values = model_size(self.model)
+        return registry.register_base(
+            NAME, weights, fingerprint(self.model), description, run_id=self.parent, num_values=values
+        )
+
+    def adaptor(self, level: str, names: list[str]) -> Adaptor:
+        tuned, layers = tune(self.model, names)
+        return Adaptor.extract(self.model, tuned, layers, level)
+
+    def register(self, adaptor: Adaptor, score: float) -> Version:
+        path = self.folder / f"{adaptor.level.slug}.safetensors"
+        adaptor.save(path)
+        run = tracking.level_run(self.experiment, self.parent, str(adaptor.level), {})
+        metric = words.metric_name(words.PROMOTE, words.ADAPTOR, "miou")
+        tracking.log(run, metrics={metric: score}, params={"lr": 1}, curves={words.LOSS_PARTIAL: [2.0, 1.0]})
+        tracking.finish(run)
+        identity = f"{adaptor.sha256}-{score}"
+        version = registry.register_adaptor(self.base, path, run_id=run, identity=identity, tags={}, card="**card**")
+        registry.promote(version, metric)
+        return registry.get_version(version.name, version.version)
+
+
+@pytest.fixture
+def models(tmp_path: Path, problem: SemanticSegmentation) -> Registry:
+    return Registry(tmp_path, problem)
+
+
+def test_a_base_is_registered_once_and_comes_back(models: Registry) -> None:
+    assert models.register_base().version == models.base.version == "1"
+    model, problem, version = registry.load_base(NAME)
+    assert fingerprint(model) == fingerprint(models.model)
+    assert problem == models.problem
+    assert version.aliases == (words.CHAMPION,)
+
+
+def test_an_adaptor_names_the_exact_base_everywhere(models: Registry) -> None:
+    version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    assert version.name == f"{NAME}.jpeg-quality-10"
+    assert version.tags[words.TAG_BASE_URI] == models.base.uri == f"models:/{NAME}/1"
+    assert version.tags[words.TAG_BASE_FINGERPRINT] == fingerprint(models.model)
+    entity = tracking.client().get_model_version(version.name, version.version)
+    assert f"[{NAME} version 1](#/models/{NAME}/versions/1)" in entity.description
+    assert "**card**" in entity.description
+    metadata = mlflow.models.get_model_info(version.uri).metadata
+    assert metadata[words.TAG_BASE_URI] == models.base.uri
+    inputs = tracking.client().get_run(version.run_id).inputs.model_inputs
+    assert [entry.model_id for entry in inputs] == [models.base.tags[words.TAG_LOGGED_MODEL]]
+    logged = tracking.client().get_logged_model(version.tags[words.TAG_LOGGED_MODEL])
+    assert logged.tags[words.TAG_BASE_FINGERPRINT] == fingerprint(models.model)
+
+
+def test_the_same_identity_is_registered_once(models: Registry) -> None:
+    adaptor = models.adaptor("jpeg:quality=10", ["seg"])
+    assert models.register(adaptor, 50.0).version == models.register(adaptor, 50.0).version == "1"
+
+
+def test_champion_is_the_best_and_challenger_the_latest(models: Registry) -> None:
+    aliases = {}
+    for score, names in ((50.0, ["seg"]), (49.0, ["base.0.1"]), (51.0, ["base.0.0"])):
+        version = models.register(models.adaptor("jpeg:quality=10", names), score)
+        aliases[version.version] = version.aliases
+    assert aliases == {
+        "1": ("challenger", "champion"),
+        "2": ("challenger",),
+        "3": ("challenger", "champion"),
+    }
+    assert [v.version for v in registry.adaptors(NAME)] == ["3", "2", "1"]
+    assert registry.by_alias(f"{NAME}.jpeg-quality-10", "champion").version == "3"
+
+
+def test_a_gearbox_comes_from_the_registry(models: Registry, photo: Image.Image) -> None:
+    for level, name in (("jpeg:quality=10", "seg"), ("jpeg:quality=30", "base.0.1"), ("brightness:factor=0.3", "seg")):
+        models.register(models.adaptor(level, [name]), 50.0)
+    gearbox = GearBox.from_registry(NAME, "jpeg", "champion")
+    assert {str(level) for level in gearbox.levels} == {"jpeg:quality=10", "jpeg:quality=30"}
+    answer = gearbox.infer([encode(photo, "jpeg:quality=12")])[0]
+    assert str(answer.used) == "jpeg:quality=10"
+    assert len(GearBox.from_registry(NAME).levels) == 3
+
+
+def test_versions_load_as_pyfuncs_without_pickle(
+    models: Registry, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    adaptor = models.adaptor("jpeg:quality=10", ["seg"])
+    version = models.register(adaptor, 50.0)
+    frame = encode(photo, "jpeg:quality=10")
+    predicted = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"image": [frame]}))
+    expected = GearBox(models.model, [adaptor], models.problem).infer([frame])[0].prediction
+    assert np.array_equal(predicted[0], expected)
+    base = mlflow.pyfunc.load_model(models.base.uri).predict(pd.DataFrame({"image": [frame]}))
+    assert np.array_equal(
+        base[0], GearBox(models.model, [], models.problem).infer([frame], level="pristine")[0].prediction
+    )
+
+
+def test_curves_and_scores_stand_on_the_versions_run(models: Registry) -> None:
+    version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    assert registry.metrics(version)["promote/adaptor/miou"] == 50.0
+    curve = tracking.client().get_metric_history(version.run_id, words.LOSS_PARTIAL)
+    assert [(point.step, point.value) for point in curve] == [(1, 2.0), (2, 1.0)]
+    assert tracking.client().get_run(version.run_id).data.tags["mlflow.parentRunId"] == models.parent
+
+
+def test_missing_things_are_named(models: Registry) -> None:
+    with pytest.raises(RegistryError, match="no champion of unknown"):
+        GearBox.from_registry("unknown", "jpeg")
+    with pytest.raises(RegistryError, match=f"{NAME} has no adaptor for jpeg"):
+        GearBox.from_registry(NAME, "jpeg")
+    models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    with pytest.raises(RegistryError, match=rf"no staging of {NAME}\.jpeg-quality-10"):
+        GearBox.from_registry(NAME, "jpeg", "staging")
+
+
+def test_an_adaptor_of_an_older_base_is_never_used_silently(models: Registry, tmp_path: Path) -> None:
+    models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    Registry(tmp_path, models.problem, seed=1)  # another base under the same name becomes champion
+    with pytest.raises(RegistryError, match=rf"adapts models:/{NAME}/1, not models:/{NAME}/2; run `gearnn adapt`"):
+        GearBox.from_registry(NAME, "jpeg")
+
+
+def test_an_adaptor_of_another_base_is_not_registered(models: Registry, tmp_path: Path) -> None:
+    adaptor = models.adaptor("jpeg:quality=10", ["seg"])
+    other = Registry(tmp_path, models.problem, seed=1)
+    with pytest.raises(RegistryError, match="its header names another base"):
+        other.register(adaptor, 50.0)
+
+
+def test_damaged_bytes_are_found_on_loading(models: Registry, home: Path) -> None:
+    version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    stored = next(home.rglob("adaptor.safetensors"))
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(bytes(data))
+    with pytest.raises(RegistryError, match="does not have the registered sha256"):
+        registry.load_adaptor(version)
+    description = json.loads(next(home.rglob("description.json")).read_text())
+    assert description
