@@ -187,11 +187,11 @@ def _configure() -> None:
 
 def _preflight(plan: Any) -> None:
     """Find what is wrong with a plan's files before Prefect starts; steps that pass are not done again."""
-    from gearnn.resolve import compute_of, open_base
+    from gearnn.resolve import check_bound, compute_of, open_base
     from tasks.data import check_data
 
     compute_of(plan)
-    open_base(plan)
+    check_bound(plan, open_base(plan))
     _console.print(f"checking the frames of {plan.data.name} ...", highlight=False)
     check_data.fn(plan)
 

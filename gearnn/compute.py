@@ -1,10 +1,13 @@
 """Where and in which precision a network runs."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -46,9 +49,36 @@ class Compute:
         """Move a network to the device, convolution weights in channels_last order."""
         return model.to(self.device).to(memory_format=torch.channels_last)
 
+    @contextmanager
+    def training(self, model: nn.Module) -> Iterator[None]:
+        """A context in which a network trains without a known fault of the CPU's convolutions.
+
+        For strided 1x1 convolutions of few channels in channels_last order, oneDNN computes the
+        weights' gradient in a buffer that is too small (its issue 6035): wrong gradients, or a crash.
+        Taking every n-th pixel first and convolving them with stride 1 gives the same numbers.
+        """
+        strided = [m for m in model.modules() if isinstance(m, nn.Conv2d) and _is_strided_pointwise(m)]
+        affected = strided if self.device.type == "cpu" else []
+        for module in affected:
+            module.forward = partial(_subsample_then_convolve, module)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for module in affected:
+                del module.forward
+
     def images(self, images: Tensor) -> Tensor:
         """Move frames [B, 3, H, W] to the device in channels_last order."""
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _is_strided_pointwise(module: nn.Conv2d) -> bool:
+    return module.kernel_size == (1, 1) and module.stride != (1, 1) and module.padding in ((0, 0), "valid")
+
+
+def _subsample_then_convolve(module: nn.Conv2d, x: Tensor) -> Tensor:
+    rows, columns = module.stride
+    return F.conv2d(x[..., ::rows, ::columns], module.weight, module.bias, groups=module.groups)
 
 
 def _is_bf16_native(device: torch.device) -> bool:

@@ -155,7 +155,8 @@ def finetune(
         total = 0.0
         for step, batch in enumerate(_batches(samples, problem, recipe, epoch)):
             rate = _learning_rate(recipe, clock.step, clock.num_steps)
-            loss = _step(model, problem, batch, optimizer, rate, compute)
+            with compute.training(model):
+                loss = _step(model, problem, batch, optimizer, rate, compute)
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the loss became {loss} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "

@@ -8,7 +8,8 @@ from torch import nn
 
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset, FrameDataset, open_split
-from gearnn.errors import CheckpointError, PlanError
+from gearnn.errors import BoundError, CheckpointError, PlanError
+from gearnn.layers import charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models import Checkpoint, load_model, read_checkpoint
 from gearnn.plan import Plan
@@ -74,6 +75,22 @@ def open_base(plan: Plan) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         return load_model(plan.base.name, plan.base.num_classes, plan.base.checkpoint)
+
+
+def check_bound(plan: Plan, base: nn.Module) -> None:
+    """Make sure that at least one layer fits into the plan's bound, before anything is trained.
+
+    Raises:
+        BoundError: none does.
+    """
+    policy = plan.bound.batchnorm_statistics
+    room = plan.bound.in_values(model_size(base)) - charged_once(base, policy)
+    smallest = min(layers_of(base, plan.bound.granularity, policy), key=lambda layer: layer.num_values)
+    if smallest.num_values > room:
+        raise BoundError(
+            f"plan: bound: expected room for at least one layer, but got {max(room, 0)} values; "
+            f"the smallest layer, {smallest.name}, needs {smallest.num_values}"
+        )
 
 
 def problem_of(plan: Plan, dataset: FrameDataset, checkpoint: Checkpoint) -> Problem:

@@ -26,11 +26,11 @@ def test_the_camera_scales_frames_by_box_and_labels_by_nearest(camvid: Path) -> 
 
 
 def test_the_digest_follows_the_content(camvid: Path) -> None:
-    def digest(camera: Camera = Camera()) -> str:
-        return open_camvid(camvid, "train", camera).digest()
+    def digest(size: tuple[int, int] | None = None) -> str:
+        return open_camvid(camvid, "train", Camera(size=size)).digest()
 
     before = digest()
-    assert before == digest() != digest(Camera(size=(24, 18)))
+    assert before == digest() != digest((24, 18))
     label = np.asarray(Image.open(camvid / "trainannot" / "002.png")).copy()
     label[0, 0] = (label[0, 0] + 1) % 9
     Image.fromarray(label).save(camvid / "trainannot" / "002.png")

@@ -81,9 +81,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(autouse=True)
-def home(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))
-    yield world.folder / "home"
+    return world.folder / "home"
 
 
 @pytest.fixture(scope="module")
