@@ -16,6 +16,7 @@ from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
 from tasks.finetune import full_finetune, partial_finetune
 from tasks.knapsack import choose_layers
+from tasks.progress import expect_steps
 from tasks.records import Adapted, Base, Data, Row
 from tasks.register import register_adaptor, register_base
 from tasks.report import write_report
@@ -40,6 +41,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     Raises:
         LevelsFailedError: at least one level failed.
     """
+    expect_steps(4 + 8 * len(plan.distortion_levels))  # data, base, its score, the control; 8 a level
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
     levels = [str(level) for level in plan.distortion_levels]

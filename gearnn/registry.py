@@ -184,10 +184,11 @@ def get_version(name: str, version: str) -> Version:
     Raises:
         RegistryError: there is none.
     """
+    server = tracking.client()
     from mlflow.exceptions import MlflowException
 
     try:
-        return _version(tracking.client().get_model_version(name, version))
+        return _version(server.get_model_version(name, version))
     except MlflowException as error:
         raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
 
@@ -198,10 +199,11 @@ def by_alias(name: str, alias: str) -> Version:
     Raises:
         RegistryError: no such model, or none of its versions carries the alias.
     """
+    server = tracking.client()
     from mlflow.exceptions import MlflowException
 
     try:
-        return _version(tracking.client().get_model_version_by_alias(name, alias))
+        return _version(server.get_model_version_by_alias(name, alias))
     except MlflowException as error:
         raise RegistryError(f"registry: no {alias} of {name} at {tracking.tracking_uri()}") from error
 
@@ -325,10 +327,10 @@ def _log_and_register(
     name: str, kind: str, data: Path, run_id: str, tags: Mapping[str, str], text: str, *, base: Version | None = None
 ) -> Version:
     """Log a folder as a pyfunc of a run, and register it."""
+    client = tracking.client()
     import mlflow
     from mlflow.entities import LoggedModelInput
 
-    client = tracking.client()
     with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
         if base is not None:
             client.log_inputs(run_id, models=[LoggedModelInput(model_id=base.tags[words.TAG_LOGGED_MODEL])])
@@ -353,9 +355,9 @@ def _log_and_register(
 
 
 def _ensure_registered_model(name: str) -> None:
+    client = tracking.client()
     from mlflow.exceptions import MlflowException
 
-    client = tracking.client()
     if not client.search_registered_models(f"name = '{name}'"):
         try:
             client.create_registered_model(name)
@@ -373,9 +375,9 @@ def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any
 
 def _download(version: Version) -> Path:
     """Folder with the files of a version."""
+    tracking.client()
     import mlflow
 
-    tracking.client()
     local = Path(mlflow.artifacts.download_artifacts(version.uri))
     folder = next((path.parent for path in sorted(local.rglob(_DESCRIPTION))), None)
     if folder is None:

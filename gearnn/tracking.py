@@ -33,7 +33,10 @@ def tracking_uri() -> str:
 
 
 def client() -> "MlflowClient":
-    """A client of the tracking server and the registry; nothing is reported to anybody else."""
+    """A client of the tracking server and the registry; nothing is reported to anybody else.
+
+    Ask for it before importing anything else of mlflow, which reads its settings when it is imported.
+    """
     return _client(tracking_uri())
 
 
@@ -51,15 +54,15 @@ def ui_command() -> str:
 
 def experiment_id(name: str) -> str:
     """The experiment of a base, made when it does not exist."""
+    server = client()
     from mlflow.exceptions import MlflowException
 
-    found = client().get_experiment_by_name(name)
+    found = server.get_experiment_by_name(name)
     if found is None:
         try:
-            created: str = client().create_experiment(name, artifact_location=embed_artifacts())
-            return created
+            return str(server.create_experiment(name, artifact_location=embed_artifacts()))
         except MlflowException:  # another process was first
-            found = client().get_experiment_by_name(name)
+            found = server.get_experiment_by_name(name)
     assert found is not None
     return str(found.experiment_id)
 

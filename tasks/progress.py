@@ -17,13 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from gearnn.finetune import Progress as Position
 
 _display: "Progress | None" = None
+_overall: TaskID | None = None
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
 def bars(console: Console) -> Iterator[None]:
     """Show the fine-tunes of this process as bars while the context lasts."""
-    global _display
+    global _display, _overall
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description:<44}"),
@@ -33,11 +34,23 @@ def bars(console: Console) -> Iterator[None]:
         TimeElapsedColumn(),
         console=console,
     ) as display:
-        _display = display
+        _display, _overall = display, display.add_task("steps of this run", total=None, detail="")
         try:
             yield
         finally:
-            _display = None
+            _display = _overall = None
+
+
+def expect_steps(number: int) -> None:
+    """Tell how many steps the run has."""
+    if _display is not None and _overall is not None:
+        _display.update(_overall, total=number)
+
+
+def step_done(what: str) -> None:
+    """Count one step of the run as done."""
+    if _display is not None and _overall is not None:
+        _display.update(_overall, advance=1, detail=f"done: {what}")
 
 
 def reporter(what: str) -> Callable[[Position], None]:

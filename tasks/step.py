@@ -17,6 +17,7 @@ from prefect.states import Completed
 
 from gearnn.plan import Plan
 from gearnn.storage import Store, digest_of
+from tasks.progress import step_done
 from tasks.records import Record
 
 R = TypeVar("R", bound=Record)
@@ -47,13 +48,13 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
             key = digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
             store = Store(plan.store)
             known = store.recall(name, key)
-            if known is not None:
-                return _cached(record_type.model_validate(known), key)
-            if resumes:
-                kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
-            record = function(plan, *args, **kwargs)
-            store.remember(name, key, record.model_dump(mode="json"))
-            return record
+            if known is None:
+                if resumes:
+                    kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
+                record = function(plan, *args, **kwargs)
+                store.remember(name, key, record.model_dump(mode="json"))
+            step_done(name.replace("_", " "))
+            return record if known is None else _cached(record_type.model_validate(known), key)
 
         once.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
         return task(once, name=name.replace("_", " "), task_run_name=label, persist_result=False)
