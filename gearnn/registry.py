@@ -28,6 +28,7 @@ from gearnn.models import load_model
 from gearnn.problem import Problem, restore_problem
 
 _BASE_FILE, _ADAPTOR_FILE, _DESCRIPTION = "base.safetensors", "adaptor.safetensors", "description.json"
+_IMAGE_COLUMN = "image"
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
 
@@ -315,7 +316,7 @@ class _Predictor:
             model_input: a column ``image`` with the bytes of image files, or a list of them.
             params: not used; MLflow passes it.
         """
-        frames: Iterable[bytes] = model_input["image"] if isinstance(model_input, pd.DataFrame) else model_input
+        frames: Iterable[bytes] = model_input[_IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
         answers = self.gearbox.infer([bytes(frame) for frame in frames], level=self.level)
         return [a.prediction.numpy() if isinstance(a.prediction, torch.Tensor) else a.prediction for a in answers]
 
@@ -330,6 +331,8 @@ def _log_and_register(
     client = tracking.client()
     import mlflow
     from mlflow.entities import LoggedModelInput
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
 
     with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
         if base is not None:
@@ -340,6 +343,7 @@ def _log_and_register(
             data_path=str(data),
             metadata=dict(tags),
             pip_requirements=_REQUIREMENTS,
+            signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, _IMAGE_COLUMN)])),
         )
     client.set_logged_model_tags(info.model_id, dict(tags))
     _ensure_registered_model(name)

@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
+from prefect.artifacts import Artifact
 
 from flows.adapt import adapt
 from flows.train_base import train_base
@@ -136,6 +138,17 @@ def test_the_report_lies_beside_tables_and_adaptors(first: Adapted) -> None:
     assert len(scores) == 2 * 4 * 2
     assert (folder / "sensitivity" / "jpeg" / "jpeg-quality-5.parquet").is_file()
     assert Adaptor.load(folder / "adaptors" / "jpeg-quality-20.safetensors").num_values > 0
+
+
+def test_prefect_shows_the_table_of_levels_and_the_way_to_mlflow(first: Adapted) -> None:
+    key = "adapt-drn-d-22-quarter-streets"
+    table, report, link = (Artifact.get(f"{key}-{name}") for name in ("levels", "report", "mlflow"))
+    assert table is not None
+    assert report is not None
+    assert link is not None
+    assert [line["level"] for line in json.loads(table.data)] == LEVELS
+    assert "### jpeg:quality=5" in report.data
+    assert "mlflow ui --backend-store-uri sqlite:///" in link.data
 
 
 def test_a_second_run_trains_and_registers_nothing(world: World, first: Adapted) -> None:
