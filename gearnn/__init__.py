@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gearnn.adaptor import Adaptor
     from gearnn.algorithm1 import adapt_level
     from gearnn.distortions import distort, sense
-    from gearnn.finetune import Recipe
     from gearnn.gearbox import GearBox
     from gearnn.knapsack import select_layers
     from gearnn.layers import fingerprint, layers_of, model_size
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from gearnn.metrics import SegmentationScore
     from gearnn.models import load_model
     from gearnn.plan import Plan
+    from gearnn.recipe import Recipe
     from gearnn.sensitivity import weight_change
 
 __version__ = "0.1.0"
@@ -39,7 +39,7 @@ _HOMES = {
     "DistortionLevel": "levels",
     "GearBox": "gearbox",
     "Plan": "plan",
-    "Recipe": "finetune",
+    "Recipe": "recipe",
     "SegmentationScore": "metrics",
     "adapt_level": "algorithm1",
     "distort": "distortions",

@@ -14,12 +14,13 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.compute import Compute
 from gearnn.errors import GearNNError, PlanError
-from gearnn.finetune import Progress, Recipe, Samples, finetune
+from gearnn.finetune import Progress, Samples, finetune
 from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Problem
+from gearnn.recipe import Recipe
 from gearnn.resolve import compute_of, open_base, open_checkpoint, problem_of, samples_of
 from gearnn.sensitivity import weight_change
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,40 +24,7 @@ from gearnn.errors import DataError, DivergedError
 from gearnn.files import written_whole
 from gearnn.layers import BatchNormStatistics, Layer, batchnorms
 from gearnn.problem import Problem
-
-OptimizerName = Literal["sgd", "adam", "adamw"]
-Schedule = Literal["constant", "cosine"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to fine-tune; the defaults are the paper's (section 4.1) and the design's.
-
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: frames a step.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
-        lr: largest learning rate.
-        momentum: of SGD.
-        weight_decay: L2 penalty; even 1e-4 moves BatchNorm scales and would pollute Eq. 1.
-        schedule: ``constant``, or ``cosine`` from lr down to 0.
-        warmup: share of all steps over which the rate first rises linearly to lr.
-        flip: probability of mirroring a frame.
-        seed: of order and augmentation.
-        num_workers: processes that read frames ahead; 0 reads in the training process.
-    """
-
-    epochs: int = 4
-    batch_size: int = 8
-    optimizer: OptimizerName = "sgd"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Schedule = "constant"
-    warmup: float = 0.0
-    flip: float = 0.5
-    seed: int = 0
-    num_workers: int = 0
+from gearnn.recipe import Recipe, learning_rate, make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +112,7 @@ def finetune(
     model = compute.place(copy.deepcopy(base))
     trained = _choose_weights(model, layers)
     moving = _moving_batchnorms(model, layers, batchnorm_statistics)
-    optimizer = _make_optimizer(list(trained.values()), recipe)
+    optimizer = make_optimizer(list(trained.values()), recipe)
     job = _Job(model, optimizer, trained, recipe, moving, checkpoint)
     losses = job.resume()
     steps_per_epoch = math.ceil(len(samples) / recipe.batch_size)
@@ -154,7 +121,7 @@ def finetune(
         job.set_mode()
         total = 0.0
         for step, batch in enumerate(_batches(samples, problem, recipe, epoch)):
-            rate = _learning_rate(recipe, clock.step, clock.num_steps)
+            rate = learning_rate(recipe, clock.step, clock.num_steps)
             with compute.training(model):
                 loss = _step(model, problem, batch, optimizer, rate, compute)
             if not math.isfinite(loss):
@@ -214,22 +181,6 @@ def _moving_batchnorms(
         return found
     carried = {name for layer in layers for name in layer.statistics}
     return {path: module for path, module in found.items() if f"{path}.running_mean" in carried}
-
-
-def _make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def _learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
-    rising = round(recipe.warmup * num_steps)
-    if step < rising:
-        return recipe.lr * (step + 1) / rising
-    if recipe.schedule == "constant":
-        return recipe.lr
-    return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * (step - rising) / (num_steps - rising)))
 
 
 class _Augmented(Dataset[Sample]):

@@ -17,9 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gearnn.compute import Precision
 from gearnn.datasets.frames import RESAMPLING, Camera
 from gearnn.errors import LevelError, PlanError
-from gearnn.finetune import OptimizerName, Recipe, Schedule
 from gearnn.layers import BatchNormStatistics, Granularity
 from gearnn.levels import DistortionLevel
+from gearnn.recipe import OptimizerName, Recipe, Schedule
 
 Channels = tuple[float, float, float]
 

@@ -8,13 +8,11 @@ MLmodel file and in its description. Weights are safetensors; loading runs no pi
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from torch import nn
 
 from gearnn import tracking
@@ -27,8 +25,9 @@ from gearnn.levels import DistortionLevel
 from gearnn.models import load_model
 from gearnn.problem import Problem, restore_problem
 
-_BASE_FILE, _ADAPTOR_FILE, _DESCRIPTION = "base.safetensors", "adaptor.safetensors", "description.json"
-_IMAGE_COLUMN = "image"
+# Names inside a version, which its loader in gearnn/serving.py reads.
+BASE_FILE, ADAPTOR_FILE, DESCRIPTION_FILE = "base.safetensors", "adaptor.safetensors", "description.json"
+IMAGE_COLUMN = "image"
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
 
@@ -103,7 +102,7 @@ def register_base(
         words.TAG_IDENTITY: identity,
     }
     with tempfile.TemporaryDirectory() as folder:
-        data = _fill(Path(folder) / "base", {_BASE_FILE: weights}, asdict(description))
+        data = _fill(Path(folder) / "base", {BASE_FILE: weights}, asdict(description))
         text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
         version = _log_and_register(name, "base", data, run_id, tags, text)
     _set_alias(name, words.CHAMPION, version.version)
@@ -149,7 +148,7 @@ def register_adaptor(
         **tags,
     }
     with tempfile.TemporaryDirectory() as folder:
-        data = _fill(Path(folder) / "adaptor", {_ADAPTOR_FILE: path}, {"base_uri": base.uri})
+        data = _fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
         link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
         version = _log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", base=base)
     _set_alias(name, words.CHALLENGER, version.version)
@@ -251,8 +250,8 @@ def load_base(name: str, version: str | None = None) -> tuple[nn.Module, Problem
     """
     found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
     folder = _download(found)
-    description = BaseDescription(**json.loads((folder / _DESCRIPTION).read_text()))
-    model = load_model(description.network, description.num_classes, folder / _BASE_FILE)
+    description = BaseDescription(**json.loads((folder / DESCRIPTION_FILE).read_text()))
+    model = load_model(description.network, description.num_classes, folder / BASE_FILE)
     expected = found.tags[words.TAG_BASE_FINGERPRINT]
     if fingerprint(model) != expected:
         raise RegistryError(f"registry: {found.uri} is damaged, its weights do not have fingerprint {expected[:16]}...")
@@ -266,7 +265,7 @@ def load_adaptor(version: Version) -> Adaptor:
         RegistryError: its bytes are not those that were registered.
         AdaptorError: the file is damaged.
     """
-    path = _download(version) / _ADAPTOR_FILE
+    path = _download(version) / ADAPTOR_FILE
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version.tags[words.TAG_SHA256]:
         raise RegistryError(f"registry: {version.uri} is damaged, its file does not have the registered sha256")
     return Adaptor.load(path)
@@ -289,38 +288,6 @@ def load_gearbox(base: str, distortion: str | None, alias: str, problem: Problem
     return GearBox(model, [load_adaptor(v) for v in chosen], problem or registered_problem)
 
 
-def _load_pyfunc(data_path: str) -> "_Predictor":
-    """What MLflow calls to load a base or an adaptor as a pyfunc."""
-    folder = Path(data_path)
-    description = json.loads((folder / _DESCRIPTION).read_text())
-    if (folder / _ADAPTOR_FILE).is_file():
-        adaptor = Adaptor.load(folder / _ADAPTOR_FILE)
-        name, version = description["base_uri"].removeprefix("models:/").split("/")
-        base, problem, _ = load_base(name, version)
-        return _Predictor(GearBox(base, [adaptor], problem), adaptor.level)
-    facts = BaseDescription(**description)
-    base = load_model(facts.network, facts.num_classes, folder / _BASE_FILE)
-    return _Predictor(GearBox(base, [], restore_problem(facts.problem)), DistortionLevel())
-
-
-class _Predictor:
-    """A base or an adaptor as MLflow runs it: encoded images in, one prediction a frame out."""
-
-    def __init__(self, gearbox: GearBox, level: DistortionLevel) -> None:
-        self.gearbox, self.level = gearbox, level
-
-    def predict(self, model_input: pd.DataFrame | Sequence[bytes], params: object = None) -> list[Any]:
-        """Predictions of encoded images, at this model's own level.
-
-        Args:
-            model_input: a column ``image`` with the bytes of image files, or a list of them.
-            params: not used; MLflow passes it.
-        """
-        frames: Iterable[bytes] = model_input[_IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
-        answers = self.gearbox.infer([bytes(frame) for frame in frames], level=self.level)
-        return [a.prediction.numpy() if isinstance(a.prediction, torch.Tensor) else a.prediction for a in answers]
-
-
 # Means
 
 
@@ -339,11 +306,11 @@ def _log_and_register(
             client.log_inputs(run_id, models=[LoggedModelInput(model_id=base.tags[words.TAG_LOGGED_MODEL])])
         info = mlflow.pyfunc.log_model(
             name=kind,
-            loader_module="gearnn.registry",
+            loader_module="gearnn.serving",
             data_path=str(data),
             metadata=dict(tags),
             pip_requirements=_REQUIREMENTS,
-            signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, _IMAGE_COLUMN)])),
+            signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)])),
         )
     client.set_logged_model_tags(info.model_id, dict(tags))
     _ensure_registered_model(name)
@@ -373,7 +340,7 @@ def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any
     folder.mkdir()
     for name, source in files.items():
         (folder / name).write_bytes(source.read_bytes())
-    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True))
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
     return folder
 
 
@@ -383,9 +350,9 @@ def _download(version: Version) -> Path:
     import mlflow
 
     local = Path(mlflow.artifacts.download_artifacts(version.uri))
-    folder = next((path.parent for path in sorted(local.rglob(_DESCRIPTION))), None)
+    folder = next((path.parent for path in sorted(local.rglob(DESCRIPTION_FILE))), None)
     if folder is None:
-        raise RegistryError(f"registry: expected {version.uri} to hold {_DESCRIPTION}, but it does not")
+        raise RegistryError(f"registry: expected {version.uri} to hold {DESCRIPTION_FILE}, but it does not")
     return folder
 
 
@@ -417,20 +384,3 @@ def _version(entity: Any) -> Version:
         tags=dict(entity.tags),
         aliases=tuple(sorted(entity.aliases)),
     )
-
-
-__all__ = [
-    "BaseDescription",
-    "Version",
-    "adaptors",
-    "by_alias",
-    "find",
-    "get_version",
-    "load_adaptor",
-    "load_base",
-    "load_gearbox",
-    "metrics",
-    "promote",
-    "register_adaptor",
-    "register_base",
-]

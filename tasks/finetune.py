@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from gearnn.adaptor import Adaptor
-from gearnn.finetune import FineTuned, Recipe, finetune
+from gearnn.finetune import FineTuned, finetune
 from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
 from gearnn.plan import FinetuneSpec, Plan
+from gearnn.recipe import Recipe
 from gearnn.resolve import compute_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network

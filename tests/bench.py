@@ -24,12 +24,13 @@ from torch import nn
 from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
-from gearnn.finetune import Recipe, _choose_weights, _Job, _make_optimizer, _step, finetune
+from gearnn.finetune import _choose_weights, _Job, _step, finetune
 from gearnn.knapsack import select_layers
 from gearnn.layers import Layer, layers_of
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model
 from gearnn.problem import Batch, SemanticSegmentation
+from gearnn.recipe import Recipe, make_optimizer
 
 PROBLEM = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 SIZE = (240, 180)
@@ -129,7 +130,7 @@ class _Steps:
         self.compute = Compute.resolve()
         self.model = self.compute.place(copy.deepcopy(base))
         trained = _choose_weights(self.model, layers)
-        self.optimizer = _make_optimizer(list(trained.values()), Recipe())
+        self.optimizer = make_optimizer(list(trained.values()), Recipe())
         _Job(self.model, self.optimizer, trained, Recipe(), {}, None).set_mode()
         generator = torch.Generator().manual_seed(0)
         self.batch = Batch(

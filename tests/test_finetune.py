@@ -9,9 +9,10 @@ from torch import nn
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.errors import DataError, DivergedError
-from gearnn.finetune import Progress, Recipe, _learning_rate, finetune
+from gearnn.finetune import Progress, finetune
 from gearnn.layers import fingerprint, layers_of, named
 from gearnn.problem import SemanticSegmentation
+from gearnn.recipe import Recipe, learning_rate
 
 RECIPE = Recipe(epochs=3, batch_size=4, lr=0.01)
 Run = Callable[..., nn.Module]
@@ -133,12 +134,12 @@ def test_the_result_is_ready_to_use_and_the_base_as_it_was(tiny: nn.Module, run:
 
 def test_the_rate_rises_then_falls() -> None:
     recipe = Recipe(lr=1.0, schedule="cosine", warmup=0.1)
-    rates = [_learning_rate(recipe, step, 100) for step in range(100)]
+    rates = [learning_rate(recipe, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 1e-3
-    assert _learning_rate(Recipe(lr=1.0), 99, 100) == 1.0
+    assert learning_rate(Recipe(lr=1.0), 99, 100) == 1.0
 
 
 def test_bf16_training_keeps_float32_weights(
