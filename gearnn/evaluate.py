@@ -6,7 +6,7 @@ from torch import inference_mode, nn
 from torch.utils.data import DataLoader
 
 from gearnn.compute import Compute
-from gearnn.finetune import Samples
+from gearnn.finetune import Samples, reading_ahead
 from gearnn.problem import Problem, Score
 
 
@@ -37,7 +37,7 @@ def evaluate(
         samples,  # type: ignore[arg-type]
         batch_size=batch_size,
         collate_fn=problem.collate,
-        num_workers=num_workers,
+        **reading_ahead(num_workers),
     )
     for batch in loader:
         with compute.autocast():

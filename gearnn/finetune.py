@@ -183,6 +183,11 @@ def _moving_batchnorms(
     return {path: module for path, module in found.items() if f"{path}.running_mean" in carried}
 
 
+def reading_ahead(num_workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader; its workers are started afresh, because forking a process with threads is unsafe."""
+    return {"num_workers": num_workers, "multiprocessing_context": "spawn" if num_workers else None}
+
+
 class _Augmented(Dataset[Sample]):
     """Samples by (index, mirrored), so that every choice is made outside of worker processes."""
 
@@ -208,7 +213,7 @@ def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> 
             _Augmented(samples, problem),
             batch_sampler=[choices[i : i + size] for i in range(0, len(choices), size)],
             collate_fn=problem.collate,
-            num_workers=recipe.num_workers,
+            **reading_ahead(recipe.num_workers),
             generator=generator,
         )
     )
