@@ -57,9 +57,13 @@ def adapt_flow(plan: Plan) -> Adapted:
         words.FULL: evaluate_solution.map(*common, levels, words.FULL, fulls, None),
         words.ADAPTOR: evaluate_solution.map(*common, levels, words.ADAPTOR, None, adaptors),
     }
+    try:
+        pristine.result()
+    except Exception as error:  # without the control nothing can be told of any level
+        raise LevelsFailedError(f"pristine control: {type(error).__name__}: {error}") from error
     rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
     if rows:
-        rows = _register(plan, base, data, rows)
+        rows = _register(plan, base, data, rows, failures)
     report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
     if failures:
         raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()))
@@ -83,8 +87,15 @@ def _gather(
     return rows, failures
 
 
-def _register(plan: Plan, base: Base, data: Data, rows: Sequence[Row]) -> list[Row]:
+def _register(plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dict[str, str]) -> list[Row]:
     """One after the other: MLflow numbers the versions of a model by counting, and two at once collide."""
     registered_base = register_base(plan, base, data)
-    versions = [register_adaptor(plan, base, data, registered_base, row) for row in rows]
-    return [row.model_copy(update={"registered": version}) for row, version in zip(rows, versions, strict=True)]
+    done = []
+    for row in rows:
+        try:
+            version = register_adaptor(plan, base, data, registered_base, row)
+            done.append(row.model_copy(update={"registered": version}))
+        except Exception as error:  # its results are stored, the report has them, and a later run registers them
+            failures[row.level] = f"{type(error).__name__}: {error}"
+            done.append(row)
+    return done

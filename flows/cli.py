@@ -1,7 +1,10 @@
 """The command ``gearnn``. Exit status: 0 done, 2 a plan or its data cannot be used, 1 the run failed."""
 
 import os
+import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,13 +57,14 @@ def train_base(
 ) -> None:
     """Train a base on pristine frames, where there is no pre-trained one."""
     with _run():
-        from flows.runner import workers_for
         from flows.train_base import train_base as run
+        from gearnn.errors import PlanError
         from gearnn.plan import Plan
 
         checked = Plan.load(plan)
+        if output is not None and output.suffix != ".safetensors":
+            raise PlanError(f"--output: expected a file that ends with .safetensors, but got {output}")
         _preflight(checked)
-        workers_for(checked.model_copy(update={"workers": 1}))
         with _progress():
             trained = run(checked, str(output) if output else None)
         score = trained.score
@@ -76,18 +80,17 @@ def sense(files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="e
     """Tell the distortion level of image files, from their bytes."""
     with _run():
         from gearnn.distortions import sense as sense_bytes
-        from gearnn.errors import DataError, SenseError
 
-        failed = 0
+        status = 0
         for file in files:
             try:
                 sensed = sense_bytes(_read(file))
                 _console.print(f"{file}: {sensed.level} (misfit {sensed.misfit:.3f})", soft_wrap=True, highlight=False)
-            except (SenseError, DataError) as error:
-                failed += 1
+            except GearNNError as error:
+                status = max(status, error.exit_status)
                 _fail(f"{file}: {error}")
-        if failed:
-            raise typer.Exit(2)
+        if status:
+            raise typer.Exit(status)
 
 
 @app.command()
@@ -134,37 +137,50 @@ def infer(
         import numpy as np
         from PIL import Image
 
+        from gearnn.errors import DataError
         from gearnn.gearbox import GearBox
+        from gearnn.levels import DistortionLevel
 
+        told = None if level is None else DistortionLevel.parse(level)
+        targets = {file: output / f"{file.stem}.png" for file in files}
+        if len(set(targets.values())) < len(targets):
+            raise DataError("expected images of different names, because masks are named after them")
         gearbox = GearBox.from_registry(base, distortion, alias)
         output.mkdir(parents=True, exist_ok=True)
-        failed = 0
-        for file in files:
+        status = 0
+        for file, target in targets.items():
             try:
-                answer = gearbox.infer([_read(file)], level=level)[0]
+                answer = gearbox.infer([_read(file)], level=told)[0]
             except GearNNError as error:
-                failed += 1
+                status = max(status, error.exit_status)
                 _fail(f"{file}: {error}")
                 continue
-            target = output / f"{file.stem}.png"
             Image.fromarray(np.asarray(answer.prediction, dtype=np.uint8)).save(target)
             _console.print(f"{file}: sensed {answer.sensed}, used {answer.used}, mask in {target}", soft_wrap=True)
-        if failed:
-            raise typer.Exit(1 if failed < len(files) else 2)
+        if status:
+            raise typer.Exit(status)
 
 
 @contextmanager
 def _run() -> Iterator[None]:
     """Settings of every command, and errors as one line with an exit status."""
-    _configure()
     try:
+        _configure()
         yield
+    except typer.Exit:
+        raise
     except GearNNError as error:
         _fail(str(error))
         raise typer.Exit(error.exit_status) from None
     except KeyboardInterrupt:
         _fail("stopped; what was finished is stored, and the same command goes on from there")
         raise typer.Exit(130) from None
+    except Exception as error:
+        if os.environ.get("GEARNN_DEBUG"):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        _fail(f"{type(error).__name__}: {reason} (GEARNN_DEBUG=1 shows where)")
+        raise typer.Exit(1) from None
 
 
 def _configure() -> None:
@@ -186,11 +202,13 @@ def _configure() -> None:
 
 
 def _preflight(plan: Any) -> None:
-    """Find what is wrong with a plan's files before Prefect starts; steps that pass are not done again."""
+    """Find what is wrong with a plan's files and servers before Prefect starts; steps that pass are not done again."""
+    from gearnn import tracking
     from gearnn.resolve import check_bound, compute_of, open_base
     from tasks.data import check_data
 
     compute_of(plan)
+    tracking.check_server()
     check_bound(plan, open_base(plan))
     _console.print(f"checking the frames of {plan.data.name} ...", highlight=False)
     check_data.fn(plan)
@@ -198,14 +216,26 @@ def _preflight(plan: Any) -> None:
 
 @contextmanager
 def _progress() -> Iterator[None]:
-    if not _console.is_terminal:
-        yield
-        return
-    from tasks.progress import bars
+    """Bars in a terminal; and fine-tunes that end at their next step when somebody interrupts the run."""
+    from tasks import progress
 
-    _console.print("starting Prefect ...")
-    with bars(_console):
-        yield
+    def interrupt(number: int, frame: object) -> None:
+        progress.request_stop()
+        raise KeyboardInterrupt
+
+    progress.allow_start()
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        if _console.is_terminal:
+            _console.print("starting Prefect ...")
+            with progress.bars(_console):
+                yield
+        else:
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print_table(cells: Sequence[Sequence[str]], title: str | None = None) -> None:
@@ -229,9 +259,16 @@ def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     from gearnn import tracking
 
     print(f"finished in {seconds:.0f} s")
-    print(f"report:    {adapted.report}")
-    print(f"registry:  {tracking.ui_command()}")
-    print(f"next:      gearnn adaptors; gearnn infer {plan.registered_base} IMAGE.jpg")
+    gearnn = _command("gearnn")
+    print(f"report:    {os.path.relpath(adapted.report)}")
+    print(f"registry:  {tracking.ui_command().replace('mlflow ui', _command('mlflow') + ' ui')}")
+    print(f"next:      {gearnn} adaptors; {gearnn} infer {plan.registered_base} IMAGE.jpg")
+
+
+def _command(name: str) -> str:
+    """How to call a command of this environment from here, whether or not it is activated."""
+    beside = Path(sys.executable).parent / name
+    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
 
 
 def _read(file: Path) -> bytes:

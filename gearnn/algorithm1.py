@@ -13,6 +13,7 @@ from torch import nn
 
 from gearnn.adaptor import Adaptor
 from gearnn.compute import Compute
+from gearnn.datasets import check_frames
 from gearnn.errors import GearNNError, PlanError
 from gearnn.finetune import Progress, Samples, finetune
 from gearnn.knapsack import select_layers
@@ -21,7 +22,7 @@ from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Problem
 from gearnn.recipe import Recipe
-from gearnn.resolve import compute_of, open_base, open_checkpoint, problem_of, samples_of
+from gearnn.resolve import check_bound, compute_of, open_base, open_checkpoint, problem_of, samples_of
 from gearnn.sensitivity import weight_change
 
 
@@ -91,6 +92,8 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
     if level.is_pristine:
         raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
     base, samples = open_base(plan), samples_of(plan, "train", level)
+    check_bound(plan, base)
+    check_frames(samples.dataset)
     return adapt_level(
         base,
         samples,
@@ -112,8 +115,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m gearnn.algorithm1 PLAN LEVEL [ADAPTOR_FILE]", file=sys.stderr)
         return 2
     try:
-        adaptor = adapt_from_plan(Plan.load(arguments[0]), DistortionLevel.parse(arguments[1]), _print_epochs)
-        path = Path(arguments[2] if len(arguments) == 3 else f"{adaptor.level.slug}.safetensors")
+        plan, level = Plan.load(arguments[0]), DistortionLevel.parse(arguments[1])
+        path = Path(arguments[2] if len(arguments) == 3 else f"{level.slug}.safetensors")
+        if not path.parent.is_dir():
+            raise PlanError(f"output {path}: expected the folder {path.parent} to exist")
+        adaptor = adapt_from_plan(plan, level, _print_epochs)
         adaptor.save(path)
     except GearNNError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,11 +8,12 @@
     │   ├── LevelError        a distortion level: unknown kind, value out of range
     │   ├── DataError         a dataset: missing folder, missing label, unreadable frame
     │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
-    │   └── BoundError        a bound that no layer fits into
-    ├── SenseError            the distortion level of these bytes cannot be told
+    │   ├── BoundError        a bound that no layer fits into
+    │   └── SenseError        the distortion level of these bytes cannot be told
     ├── AdaptorError          an adaptor file: another base, missing or wrong tensors
     ├── GearError             a level that this gearbox has no gear for
     ├── LevelsFailedError     a run in which some levels failed; the others are registered
+    ├── StoppedError          somebody asked the run to stop
     ├── DivergedError         a fine-tune whose loss stopped being finite
     ├── SolverError           the knapsack solver did not prove its answer optimal
     ├── StoreError            stored bytes are missing or do not match their digest
@@ -55,7 +56,7 @@ class BoundError(InputError, ValueError):
     """No layer fits into the memory bound of an adaptor."""
 
 
-class SenseError(GearNNError, ValueError):
+class SenseError(InputError, ValueError):
     """The distortion level of an input cannot be told from its bytes."""
 
 
@@ -72,6 +73,10 @@ class GearError(GearNNError, KeyError):
 
 class LevelsFailedError(GearNNError):
     """Some levels of a run failed; what the others gave is stored and registered."""
+
+
+class StoppedError(GearNNError):
+    """Somebody asked the run to stop; what was finished is stored."""
 
 
 class DivergedError(GearNNError):

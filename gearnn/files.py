@@ -21,7 +21,15 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # temporary files are private, the store may be shared
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; other threads may see 0o22 for a moment."""
+    mask = os.umask(0o22)
+    os.umask(mask)
+    return mask

@@ -22,7 +22,7 @@ from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, DivergedError
 from gearnn.files import written_whole
-from gearnn.layers import BatchNormStatistics, Layer, batchnorms
+from gearnn.layers import BatchNormStatistics, Layer, batchnorms, fingerprint
 from gearnn.problem import Problem
 from gearnn.recipe import Recipe, learning_rate, make_optimizer
 
@@ -92,9 +92,10 @@ def finetune(
         batchnorm_statistics: which running statistics move: ``frozen`` none, ``selected`` those of
             the layers that are trained, ``all`` every one.
         compute: device and precision; None chooses.
-        checkpoint: file that holds the state after each epoch. Where it exists and belongs to the
-            same job, training goes on from there, with the result that an unbroken run would have;
-            it is removed at the end.
+        checkpoint: file that holds the state after each epoch. Where it exists and was written for
+            the same base, layers and recipe, training goes on from there, with the result that an
+            unbroken run would have. It stays at the end; remove it once the result is stored, and
+            use another file for other frames.
         on_step: called after every step.
 
     Returns:
@@ -127,7 +128,7 @@ def finetune(
             if not math.isfinite(loss):
                 raise DivergedError(
                     f"the loss became {loss} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "
-                    f"lower finetune.optimizer.lr"
+                    f"lower the learning rate"
                 )
             total += loss
             clock.tick()
@@ -135,8 +136,7 @@ def finetune(
                 on_step(clock.progress(epoch, loss))
         losses.append(total / steps_per_epoch)
         job.save(losses)
-    job.finish()
-    return FineTuned(model=_as_base(model, learnable), epoch_losses=tuple(losses))
+    return FineTuned(model=_as_base(model, base, learnable), epoch_losses=tuple(losses))
 
 
 def _step(
@@ -219,12 +219,16 @@ def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> 
     )
 
 
-def _as_base(model: nn.Module, learnable: dict[str, bool]) -> nn.Module:
-    """Back on the CPU, in the memory order and with the flags of the base it came from."""
+def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool]) -> nn.Module:
+    """Back on the CPU, in the memory order and with the flags and step counters of the base it came from."""
     model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learnable[name])
         parameter.grad = None
+    buffers = dict(model.named_buffers())
+    for name, counter in base.named_buffers():
+        if not counter.is_floating_point():  # num_batches_tracked takes no part in inference
+            buffers[name].copy_(counter)
     return model
 
 
@@ -243,7 +247,8 @@ class _Job:
         self.model, self.optimizer, self.moving, self.checkpoint = model, optimizer, moving, checkpoint
         self.tensors: dict[str, Tensor] = {name: p.data for name, p in trained.items()}
         self.tensors |= {f"{path}.{n}": b for path, module in moving.items() for n, b in module.named_buffers()}
-        identity = {"recipe": asdict(recipe), "tensors": sorted(self.tensors)}
+        start = fingerprint(model) if checkpoint is not None else ""
+        identity = {"base": start, "recipe": asdict(recipe), "tensors": sorted(self.tensors)}
         self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def set_mode(self) -> None:
@@ -279,10 +284,6 @@ class _Job:
         }
         with written_whole(self.checkpoint) as file:
             torch.save(state, file)
-
-    def finish(self) -> None:
-        if self.checkpoint is not None:
-            self.checkpoint.unlink(missing_ok=True)
 
 
 class _Clock:

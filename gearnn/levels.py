@@ -99,5 +99,7 @@ def _parse_part(text: str, *, whole: str) -> LevelPart:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise LevelError(f"level {whole!r}: expected 'kind:name=value', such as {kind.example!r}, but got {text!r}")
+        if key.strip() in given:
+            raise LevelError(f"level {whole!r}: {key.strip()} is given twice")
         given[key.strip()] = value.strip()
     return LevelPart(kind.name, kind.read_parameters(given, whole=whole))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
 from gearnn.compute import Precision
 from gearnn.datasets.frames import RESAMPLING, Camera
@@ -41,7 +41,7 @@ LevelText = Annotated[str, AfterValidator(_canonical)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OptimizerSpec(_Section):
@@ -62,8 +62,8 @@ class AugmentSpec(_Section):
 class FinetuneSpec(_Section):
     """How networks are fine-tuned; the defaults are the paper's (section 4.1)."""
 
-    epochs: int = Field(4, ge=1)
-    batch_size: int = Field(8, ge=1)
+    epochs: StrictInt = Field(4, ge=1)
+    batch_size: StrictInt = Field(8, ge=1)
     optimizer: OptimizerSpec = OptimizerSpec()
     schedule: Schedule = "constant"
     warmup: float = Field(0.0, ge=0, lt=1, description="share of the steps over which the rate first rises to lr")
@@ -90,7 +90,7 @@ class BaseSpec(_Section):
     """The pre-trained DNN."""
 
     name: str = Field(description="a network that GearNN builds by name")
-    num_classes: int = Field(ge=1)
+    num_classes: StrictInt = Field(ge=1)
     checkpoint: str | None = Field(None, description="safetensors or torch file; none: train one, see `train`")
     train: FinetuneSpec | None = Field(None, description="how to train a base on pristine frames where there is none")
     mean: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
@@ -107,13 +107,15 @@ class BaseSpec(_Section):
             raise ValueError("expected either `checkpoint` or `train`, but got both")
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected both of `mean` and `std`, or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"expected `std` to be above 0, but got {list(self.std)}")
         return self
 
 
 class CameraSpec(_Section):
     """The sensor: the frame that it would have delivered; distortions come after it."""
 
-    size: tuple[int, int] | None = Field(None, description="width and height in pixels; default: the source's")
+    size: tuple[StrictInt, StrictInt] | None = Field(None, description="width, height in pixels; default: the source's")
     resample: Annotated[str, AfterValidator(_resampling)] = "box"
 
     @model_validator(mode="after")
@@ -142,8 +144,8 @@ class DataSpec(_Section):
     root: str | None = Field(None, description="folder of the dataset; streets needs none")
     camera: CameraSpec = CameraSpec()
     splits: SplitsSpec = SplitsSpec()
-    frames: dict[str, int] = Field(default_factory=dict, description="streets: scenes in each split")
-    seed: int = Field(0, description="streets: seed of the scenes")
+    frames: dict[str, StrictInt] = Field(default_factory=dict, description="streets: scenes in each split")
+    seed: StrictInt = Field(0, description="streets: seed of the scenes")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -164,7 +166,7 @@ class BoundSpec(_Section):
     """The memory bound M of one adaptor, and what counts as a layer."""
 
     fraction: float | None = Field(None, gt=0, le=1, description="of the base's values; default 0.002")
-    values: int | None = Field(None, ge=1, description="number of values, instead of a fraction")
+    values: StrictInt | None = Field(None, ge=1, description="number of values, instead of a fraction")
     granularity: Granularity = "layer"
     batchnorm_statistics: BatchNormStatistics = "frozen"
 
@@ -195,17 +197,20 @@ class Plan(_Section):
     partial: FinetuneSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
     store: str = ".gearnn/store"
     runner: Literal["threads"] = "threads"
-    workers: int | None = Field(None, ge=1, description="fine-tunes at a time; default: one a core, one on a GPU")
-    loader_workers: int = Field(0, ge=0, description="processes that read frames ahead in each fine-tune")
+    workers: StrictInt | None = Field(None, ge=1, description="fine-tunes at a time; default: cores / threads; GPU: 1")
+    threads: StrictInt = Field(1, ge=1, description="of torch in each fine-tune on a CPU; results depend on it")
+    loader_workers: StrictInt = Field(0, ge=0, description="processes that read frames ahead in each fine-tune")
     device: str = "auto"
     precision: Precision = "auto"
-    seed: int = 0
+    seed: StrictInt = 0
 
     @model_validator(mode="after")
     def _no_level_twice(self) -> Self:
         twice = sorted({level for level in self.levels if self.levels.count(level) > 1})
         if twice:
             raise ValueError(f"levels: {twice[0]} is listed twice")
+        if not self.distortion_levels:
+            raise ValueError(f"levels: expected at least one distorted level, but the base runs at {self.levels[0]}")
         return self
 
     @classmethod

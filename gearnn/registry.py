@@ -92,9 +92,22 @@ def register_base(
         num_values: size of the network in values.
     """
     identity = _identity(base_fingerprint, json.dumps(asdict(description), sort_keys=True))
-    known = find(name, identity)
-    if known is not None:
-        return known
+    version = find(name, identity) or _register_base(
+        name, weights, base_fingerprint, description, run_id, num_values, identity
+    )
+    _set_alias(name, words.CHAMPION, version.version)  # the base that a plan names is the one in use
+    return get_version(name, version.version)
+
+
+def _register_base(
+    name: str,
+    weights: Path,
+    base_fingerprint: str,
+    description: BaseDescription,
+    run_id: str,
+    num_values: int,
+    identity: str,
+) -> Version:
     tags = {
         words.TAG_KIND: "base",
         words.TAG_BASE_FINGERPRINT: base_fingerprint,
@@ -104,9 +117,7 @@ def register_base(
     with tempfile.TemporaryDirectory() as folder:
         data = _fill(Path(folder) / "base", {BASE_FILE: weights}, asdict(description))
         text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
-        version = _log_and_register(name, "base", data, run_id, tags, text)
-    _set_alias(name, words.CHAMPION, version.version)
-    return version
+        return _log_and_register(name, "base", data, run_id, tags, text)
 
 
 def register_adaptor(
@@ -158,6 +169,9 @@ def register_adaptor(
 def promote(version: Version, metric: str) -> Version:
     """Make a version ``champion`` if there is none yet, or if it is better than the present one.
 
+    Scores are compared only between adaptors of the same base on the same frames: a champion of another
+    base, or one that was scored on other frames, gives way to the candidate.
+
     Args:
         version: the candidate.
         metric: name of the deciding metric on the versions' runs; larger is better.
@@ -169,7 +183,7 @@ def promote(version: Version, metric: str) -> Version:
         champion = by_alias(version.name, words.CHAMPION)
     except RegistryError:
         champion = None
-    if champion is not None and (champion.version == version.version or _is_better(champion, version, metric)):
+    if champion is not None and (champion.version == version.version or _keeps_its_place(champion, version, metric)):
         return champion
     _set_alias(version.name, words.CHAMPION, version.version)
     return get_version(version.name, version.version)
@@ -360,8 +374,10 @@ def _identity(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _is_better(champion: Version, candidate: Version, metric: str) -> bool:
-    """Whether the champion keeps its place: the candidate must be strictly better."""
+def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool:
+    """Whether a champion is comparable with the candidate and at least as good."""
+    if any(champion.tags.get(t) != candidate.tags.get(t) for t in (words.TAG_BASE_FINGERPRINT, words.TAG_PROMOTE_DATA)):
+        return False
     ours, theirs = metrics(champion).get(metric), metrics(candidate).get(metric)
     return ours is not None and (theirs is None or not theirs > ours)
 

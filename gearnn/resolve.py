@@ -21,7 +21,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def compute_of(plan: Plan) -> Compute:
-    """Device and precision.
+    """Device and precision; on a CPU the calling thread is given the plan's number of torch threads.
 
     Raises:
         PlanError: this machine has no such device.
@@ -34,7 +34,18 @@ def compute_of(plan: Plan) -> Compute:
         raise PlanError(
             f"plan: device: expected one that this machine has, but got {plan.device!r}: {reason}"
         ) from error
+    if compute.device.type == "cpu":
+        torch.set_num_threads(plan.threads)
     return compute
+
+
+def numerics_of(plan: Plan) -> str:
+    """What decides results besides plan and data: the precision, and on a CPU the number of threads.
+
+    Part of the key of every step that computes with a network.
+    """
+    compute = compute_of(plan)
+    return f"{compute.precision}, {plan.threads} threads" if compute.device.type == "cpu" else compute.precision
 
 
 def open_role(plan: Plan, role: Role) -> FrameDataset:

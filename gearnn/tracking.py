@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gearnn.errors import RegistryError
 from gearnn.vocabulary import TAG_LEVEL, TAG_PLAN
 
 if TYPE_CHECKING:
@@ -38,6 +39,20 @@ def client() -> "MlflowClient":
     Ask for it before importing anything else of mlflow, which reads its settings when it is imported.
     """
     return _client(tracking_uri())
+
+
+def check_server() -> None:
+    """Make sure that runs and versions can be written, before anything is trained for them.
+
+    Raises:
+        RegistryError: the server does not answer, or refuses.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # some seconds, where MLflow would take minutes
+    try:
+        client().search_experiments(max_results=1)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RegistryError(f"MLflow at {tracking_uri()}: expected it to answer, but got: {reason}") from error
 
 
 def embed_artifacts() -> str | None:

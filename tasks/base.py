@@ -12,11 +12,11 @@ from gearnn.levels import DistortionLevel
 from gearnn.models import load_model, save_checkpoint
 from gearnn.plan import FinetuneSpec, Plan
 from gearnn.problem import Problem
-from gearnn.resolve import compute_of, open_base, open_checkpoint, open_role, problem_of, samples_of
+from gearnn.resolve import compute_of, numerics_of, open_base, open_checkpoint, open_role, problem_of, samples_of
 from gearnn.storage import Ref, Store
 from tasks.progress import reporter
 from tasks.records import Base, Data
-from tasks.step import step, write_scratch
+from tasks.step import step, written
 
 
 def _reads(plan: Plan, data: Data) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _reads(plan: Plan, data: Data) -> dict[str, Any]:
         "normalisation": [plan.base.mean, plan.base.std],
         "frames": data.digests["train"],
         "seed": plan.seed,
-        "precision": compute_of(plan).precision,
+        "numerics": numerics_of(plan),
     }
 
 
@@ -57,7 +57,7 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
         )
         base, losses = trained.model, trained.epoch_losses
     return Base(
-        weights=store_network(Store(plan.store), base, f"base-{fingerprint(base)[:16]}"),
+        weights=store_network(Store(plan.store), base),
         fingerprint=fingerprint(base),
         num_values=model_size(base),
         epoch_losses=losses,
@@ -69,10 +69,9 @@ def fetch_network(plan: Plan, weights: Ref) -> nn.Module:
     return load_model(plan.base.name, plan.base.num_classes, Store(plan.store).get(weights))
 
 
-def store_network(store: Store, model: nn.Module, name: str) -> Ref:
+def store_network(store: Store, model: nn.Module) -> Ref:
     """Put the weights of a network into the store."""
-    content = write_scratch(store, f"{name}.safetensors", lambda path: save_checkpoint(path, model))
-    return store.put(content, ".safetensors")
+    return store.put(written(lambda path: save_checkpoint(path, model), ".safetensors"), ".safetensors")
 
 
 def problem_for(plan: Plan) -> Problem:

@@ -9,7 +9,7 @@ from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Score as Counted
-from gearnn.resolve import Role, compute_of, samples_of
+from gearnn.resolve import Role, compute_of, numerics_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for
 from tasks.records import AdaptorFile, Base, Data, Network, Score
@@ -29,7 +29,7 @@ def _reads(
         "problem": problem_for(plan).describe(),
         "level": level,
         "solution": solution,
-        "precision": compute_of(plan).precision,
+        "numerics": numerics_of(plan),
     }
 
 

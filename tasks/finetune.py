@@ -10,7 +10,7 @@ from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
 from gearnn.plan import FinetuneSpec, Plan
 from gearnn.recipe import Recipe
-from gearnn.resolve import compute_of, samples_of
+from gearnn.resolve import compute_of, numerics_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
@@ -27,7 +27,7 @@ def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -
         "finetune": how.model_dump(mode="json"),
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
         "seed": plan.seed,
-        "precision": compute_of(plan).precision,
+        "numerics": numerics_of(plan),
     }
 
 
@@ -40,10 +40,9 @@ def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path)
     """D*_q = f_q(D); at level ``pristine`` the control that plain extra training would give."""
     started = time.monotonic()
     tuned = _finetune(plan, base, level, plan.full_recipe, None, scratch, f"full fine-tune {level}")
-    store = Store(plan.store)
     return Network(
         level=level,
-        weights=store_network(store, tuned.model, scratch.stem),
+        weights=store_network(Store(plan.store), tuned.model),
         epoch_losses=tuned.epoch_losses,
         seconds=time.monotonic() - started,
     )

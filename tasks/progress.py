@@ -4,6 +4,7 @@ A bar needs the process of the terminal; a fine-tune that runs in another proces
 terminal, logs a line at the end of every epoch and every half minute.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from prefect.exceptions import MissingContextError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from gearnn.errors import StoppedError
 from gearnn.finetune import Progress as Position
 
 _display: "Progress | None" = None
 _overall: TaskID | None = None
+_stop = threading.Event()
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -53,9 +56,29 @@ def step_done(what: str) -> None:
         _display.update(_overall, advance=1, detail=f"done: {what}")
 
 
+def request_stop() -> None:
+    """Make every fine-tune of this process end at its next step; its last whole epoch stays on disk."""
+    _stop.set()
+
+
+def allow_start() -> None:
+    """Forget an earlier request to stop."""
+    _stop.clear()
+
+
 def reporter(what: str) -> Callable[[Position], None]:
-    """A callback for one fine-tune, such as ``full fine-tune jpeg:quality=10``."""
-    return _bar(_display, what) if _display is not None else _lines(what)
+    """A callback for one fine-tune, such as ``full fine-tune jpeg:quality=10``.
+
+    Raises, when it is called: StoppedError after :func:`request_stop`.
+    """
+    show = _bar(_display, what) if _display is not None else _lines(what)
+
+    def report(position: Position) -> None:
+        if _stop.is_set():
+            raise StoppedError(f"{what}: stopped at step {position.step} of {position.num_steps}")
+        show(position)
+
+    return report
 
 
 def _bar(display: Progress, what: str) -> Callable[[Position], None]:

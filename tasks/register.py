@@ -53,7 +53,11 @@ def plan_digest(plan: Plan) -> str:
 
 
 def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Row, identity: str) -> Version:
-    tags = {words.TAG_PLAN: plan_digest(plan), words.TAG_DATA: data.digests["train"]}
+    tags = {
+        words.TAG_PLAN: plan_digest(plan),
+        words.TAG_DATA: data.digests["train"],
+        words.TAG_PROMOTE_DATA: data.digests["promote"],
+    }
     experiment = tracking.experiment_id(plan.registered_base)
     run_id = tracking.level_run(experiment, _plan_run(plan, data), row.level, tags)
     try:

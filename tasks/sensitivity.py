@@ -7,7 +7,7 @@ from gearnn.sensitivity import share_of_sensitive_layers, weight_change, write_t
 from gearnn.storage import Store
 from tasks.base import fetch_network
 from tasks.records import Base, Network, Table
-from tasks.step import step, write_scratch
+from tasks.step import step, written
 
 
 def _reads(plan: Plan, base: Base, full: Network, pristine: Network) -> dict[str, Any]:
@@ -39,11 +39,9 @@ def measure_sensitivity(plan: Plan, base: Base, full: Network, pristine: Network
         "pristine_sha256": pristine.weights.sha256,
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
     }
-    store = Store(plan.store)
-    name = f"sensitivity-{full.weights.sha256[:16]}.parquet"
-    content = write_scratch(store, name, lambda path: write_table(path, table, about))
+    content = written(lambda path: write_table(path, table, about), ".parquet")
     return Table(
         level=full.level,
-        parquet=store.put(content, ".parquet"),
+        parquet=Store(plan.store).put(content, ".parquet"),
         share_sensitive=share_of_sensitive_layers(table, base.num_values),
     )

@@ -7,6 +7,7 @@ so that a repeated, extended or crashed run does only what is missing, wherever 
 
 import functools
 import inspect
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,8 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
                     kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
                 record = function(plan, *args, **kwargs)
                 store.remember(name, key, record.model_dump(mode="json"))
+                if resumes:
+                    kwargs["scratch"].unlink(missing_ok=True)
             step_done(name.replace("_", " "))
             return record if known is None else _cached(record_type.model_validate(known), key)
 
@@ -70,11 +73,9 @@ def _cached(record: R, key: str) -> Any:
     return Completed(name="Cached", message="already done, found in the store", data=record)
 
 
-def write_scratch(store: Store, name: str, write: Callable[[Path], None]) -> bytes:
-    """What a library function writes to a path, as bytes."""
-    path = store.scratch(name)
-    try:
+def written(write: Callable[[Path], None], suffix: str) -> bytes:
+    """What a library function writes to a file, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"content{suffix}"
         write(path)
         return path.read_bytes()
-    finally:
-        path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def test_defaults_are_the_papers() -> None:
     assert plan.registered_base == "drn_d_22-camvid"
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "flows" / "plans").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "flows" / "plans").rglob("*.yaml")), ids=lambda p: p.stem)
 def test_every_plan_of_the_repository_is_valid(path: Path) -> None:
     assert Plan.load(path).distortion_levels
 
@@ -62,10 +62,14 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
         ),
         (
             {"finetune": {"epochs": "four"}},
-            "finetune.epochs: expected a valid integer, unable to parse string as an integer, but got 'four'",
+            "finetune.epochs: expected a valid integer, but got 'four'",
         ),
         ({"finetune": {"epochs": 0}}, "finetune.epochs: expected greater than or equal to 1"),
         ({"levels": []}, "levels: "),
+        ({"levels": ["jpeg:quality=100"]}, "levels: expected at least one distorted level"),
+        ({"seed": True}, "seed: expected a valid integer, but got True"),
+        ({"finetune": {"optimizer": {"lr": float("inf")}}}, "finetune.optimizer.lr: expected a finite number"),
+        ({"levels": ["jpeg:quality=10,quality=90"]}, "quality is given twice"),
         ({"levels": ["jpeg:quality=400"]}, "expected quality to be an integer from 1 to 100, but got 400"),
         ({"levels": ["jpeg:quality=10", "jpeg:quality=10"]}, "levels: jpeg:quality=10 is listed twice"),
         ({"bound": {"fraction": 0.1, "values": 4}}, "bound: expected either `fraction` or `values`, but got both"),

@@ -43,8 +43,18 @@ def adapt(tmp_path: Path, content: dict[str, Any]) -> Result:
     return run("adapt", path)
 
 
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test in which the flow is so much as started."""
+
+    def started(*_: object) -> None:
+        pytest.fail("the flow was started")
+
+    monkeypatch.setattr("flows.adapt.adapt", started)
+
+
 def fails_before_training(result: Result, tmp_path: Path, status: int, *parts: str) -> None:
-    """One line that names what is wrong; the exit status; no training begun, Prefect not even started."""
+    """One line that names what is wrong, the exit status, and nothing trained."""
     errors = [line for line in result.stderr.splitlines() if line.strip()]
     assert len(errors) == 1, result.stderr
     assert errors[0].startswith("error: ")
@@ -54,6 +64,7 @@ def fails_before_training(result: Result, tmp_path: Path, status: int, *parts: s
     assert not list((tmp_path / "store").glob("records/full_finetune/*"))
 
 
+@pytest.mark.usefixtures("no_training")
 def test_an_unknown_key(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["finetune"]["epoch"] = 3
     fails_before_training(
@@ -61,11 +72,13 @@ def test_an_unknown_key(tmp_path: Path, plan: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_wrong_type(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["seed"] = "zero"
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "seed: expected a valid integer", "'zero'")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_level_out_of_range(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["levels"] = ["jpeg:quality=0"]
     fails_before_training(
@@ -73,57 +86,76 @@ def test_a_level_out_of_range(tmp_path: Path, plan: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_missing_plan(tmp_path: Path) -> None:
     fails_before_training(run("adapt", tmp_path / "none.yaml"), tmp_path, 2, "none.yaml: no such file")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_bound_too_small_for_any_layer(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["bound"] = {"values": 3}
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "bound", "3 values", "smallest layer", "base.0.1")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_missing_folder(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["data"]["root"] = str(tmp_path / "nowhere")
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "expected the folder", "nowhere/train")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_an_image_without_its_label(tmp_path: Path, plan: dict[str, Any], camvid: Path) -> None:
     (camvid / "valannot" / "002.png").unlink()
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "val/002.png has no label")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_class_out_of_range(tmp_path: Path, plan: dict[str, Any], camvid: Path) -> None:
     Image.new("L", (48, 36), 200).save(camvid / "trainannot" / "001.png")
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "trainannot/001.png", "but got 200")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_truncated_png(tmp_path: Path, plan: dict[str, Any], camvid: Path) -> None:
     frame = camvid / "val" / "000.png"
     frame.write_bytes(frame.read_bytes()[:500])
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "val/000.png", "expected a readable image")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_checkpoint_of_another_architecture(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["base"]["name"] = "drn_d_22"
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "base.safetensors", "does not fit drn_d_22", "should be")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_pickle_instead_of_safetensors(tmp_path: Path, plan: dict[str, Any]) -> None:
     torch.save({"a": object()}, tmp_path / "base.safetensors")
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "base.safetensors", "expected a safetensors file")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_class_count_that_contradicts_the_data(tmp_path: Path, plan: dict[str, Any]) -> None:
     save_checkpoint(tmp_path / "base.safetensors", load_model("drn_d_22_quarter", 9))
     plan["base"]["num_classes"] = 9
     fails_before_training(adapt(tmp_path, plan), tmp_path, 2, "base.num_classes: expected 11, as camvid has, but got 9")
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_device_that_is_not_there(tmp_path: Path, plan: dict[str, Any]) -> None:
     plan["device"] = "cuda:7"
     fails_before_training(
         adapt(tmp_path, plan), tmp_path, 2, "device: expected one that this machine has, but got 'cuda:7'"
     )
+
+
+@pytest.mark.usefixtures("no_training")
+def test_a_tracking_server_that_does_not_answer(
+    tmp_path: Path, plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    fails_before_training(adapt(tmp_path, plan), tmp_path, 1, "MLflow at http://127.0.0.1:9: expected it to answer")
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -146,12 +178,13 @@ def test_a_run_prints_its_table_and_where_to_look_next(tmp_path: Path, plan: dic
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_that_fails_has_status_1_and_says_which_level(tmp_path: Path, plan: dict[str, Any]) -> None:
-    plan["finetune"]["optimizer"] = {"lr": 1e30}
-    result = adapt(tmp_path, plan)
-    assert result.exit_code == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
-    assert "jpeg:quality=5" in result.stderr
-    assert "lower finetune.optimizer.lr" in result.stderr
+    for section, what in (("partial", "jpeg:quality=5"), ("finetune", "pristine control")):
+        plan[section] = {"epochs": 1, "batch_size": 2, "optimizer": {"lr": 1e30}}
+        result = adapt(tmp_path, plan)
+        assert result.exit_code == 1
+        last = result.stderr.strip().splitlines()[-1]
+        assert last.startswith(f"error: {what}: DivergedError: the loss became nan in epoch 1")
+        assert last.endswith("lower the learning rate")
 
 
 def test_sense_tells_levels_and_goes_on_after_a_bad_file(tmp_path: Path, photo: Image.Image) -> None:
@@ -176,7 +209,12 @@ def test_infer_writes_masks_with_the_gear_that_fits(tmp_path: Path, problem: Any
     assert mask.shape == (photo.height, photo.width)
     assert mask.max() < 9
     assert "b.jpg: frame 0: expected an encoded image" in result.stderr
-    assert result.exit_code == 1
+    assert result.exit_code == 2
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "other" / "a.jpg")
+    twice = run("infer", NAME, tmp_path / "a.jpg", tmp_path / "other" / "a.jpg")
+    assert "expected images of different names" in twice.stderr
+    assert twice.exit_code == 2
 
 
 def test_infer_on_an_unknown_base(tmp_path: Path) -> None:

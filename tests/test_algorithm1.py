@@ -1,0 +1,89 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from gearnn import algorithm1
+from gearnn.adaptor import Adaptor
+from gearnn.algorithm1 import adapt_level
+from gearnn.compute import Compute
+from gearnn.datasets import DistortedDataset
+from gearnn.layers import charged_once, layers_of, model_size, named
+from gearnn.models import load_model, save_checkpoint
+from gearnn.problem import SemanticSegmentation
+from gearnn.recipe import Recipe
+
+RECIPE = Recipe(epochs=2, batch_size=4, lr=0.01)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "tensor"])
+@pytest.mark.parametrize("policy", ["frozen", "selected", "all"])
+def test_an_adaptor_holds_what_was_chosen_and_stays_within_its_bound(
+    drn: nn.Module,
+    samples: DistortedDataset,
+    problem: SemanticSegmentation,
+    fp32: Compute,
+    policy: Any,
+    granularity: Any,
+) -> None:
+    before = {name: value.clone() for name, value in drn.state_dict().items()}
+    bound = model_size(drn) // 50
+    adaptor = adapt_level(
+        drn,
+        samples,
+        problem,
+        "jpeg:quality=10",
+        bound,
+        RECIPE,
+        granularity=granularity,
+        batchnorm_statistics=policy,
+        compute=fp32,
+    )
+    chosen = named(layers_of(drn, granularity, policy), adaptor.layers)
+    assert adaptor.num_values == sum(layer.num_values for layer in chosen) + charged_once(drn, policy) <= bound
+    assert all(torch.equal(value, before[name]) for name, value in drn.state_dict().items())
+    adapted = adaptor.apply(drn).state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, adapted[name])}
+    assert moved <= set(adaptor.tensors)
+    assert moved >= {name for layer in chosen for name in layer.weights}
+
+
+def write_plan(folder: Path, **changes: Any) -> Path:
+    save_checkpoint(folder / "base.safetensors", load_model("drn_d_22_quarter", 9))
+    plan = {
+        "base": {"name": "drn_d_22_quarter", "num_classes": 9, "checkpoint": str(folder / "base.safetensors")},
+        "data": {"name": "streets", "frames": {"train": 4, "val": 1}, "camera": {"size": [48, 32]}},
+        "levels": ["jpeg:quality=10"],
+        "bound": {"fraction": 0.01},
+        "finetune": {"epochs": 1, "batch_size": 4},
+        "store": str(folder / "store"),
+    }
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan | changes))
+    return path
+
+
+def test_the_command_runs_one_level_without_prefect_and_mlflow(tmp_path: Path, capsys: Any) -> None:
+    target = tmp_path / "a.safetensors"
+    assert algorithm1.main([str(write_plan(tmp_path)), "jpeg:quality=10", str(target)]) == 0
+    adaptor = Adaptor.load(target)
+    assert f"{adaptor.num_values} of {adaptor.bound} values" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "target", "message"),
+    [
+        ({}, "jpeg:quality=100", "a", "at a pristine one the base itself runs"),
+        ({}, "jpeg:quality=10", "none/a", "expected the folder"),
+        ({"bound": {"values": 2}}, "jpeg:quality=10", "a", "the smallest layer"),
+    ],
+)
+def test_the_command_refuses_before_training(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, changes: Any, level: str, target: str, message: str
+) -> None:
+    monkeypatch.setattr(algorithm1, "finetune", lambda *_, **__: pytest.fail("trained"))
+    assert algorithm1.main([str(write_plan(tmp_path, **changes)), level, str(tmp_path / target)]) == 2
+    assert message in capsys.readouterr().err
