@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -15,6 +16,9 @@ from gearnn.datasets.streets import Streets
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
+
+settings.register_profile("house", deadline=None)  # machines are shared; no test asserts a time
+settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("GEARNN_SHARED", REPOSITORY.parent / "shared"))
