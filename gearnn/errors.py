@@ -7,6 +7,7 @@
     │   ├── PlanError         a plan: unknown key, wrong type, impossible value
     │   ├── LevelError        a distortion level: unknown kind, value out of range
     │   ├── DataError         a dataset: missing folder, missing label, unreadable frame
+    │   ├── CodecError        a codec that a level needs: missing, or it refuses the frames
     │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
     │   ├── BoundError        a bound that no layer fits into
     │   └── SenseError        the distortion level of these bytes cannot be told
@@ -46,6 +47,10 @@ class LevelError(InputError, ValueError):
 
 class DataError(InputError):
     """A dataset is missing, incomplete or unreadable."""
+
+
+class CodecError(InputError):
+    """A codec that a distortion level needs is not installed, or refuses the frames."""
 
 
 class CheckpointError(InputError):

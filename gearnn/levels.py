@@ -6,6 +6,7 @@ writing; what a kind does to a frame, and which values it allows, is in :mod:`ge
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +14,19 @@ from gearnn.errors import LevelError
 
 PRISTINE = "pristine"
 
-Number = int | float
+Value = int | float | str
+
+LEVEL_SETS: dict[str, tuple[str, ...]] = {
+    "paper/resolution": ("resolution:{1920x960,1600x800,1280x640,1024x512,800x400,512x256}",),
+    "paper/h264": ("h264:crf={15..24}",),
+    "paper/jpeg": ("jpeg:quality={10..100..10}",),
+    "paper/brightness": ("brightness:factor={0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9}",
+                         "brightness:factor={1.0,1.1,1.2,1.3,1.4,1.5,1.6,1.7,1.8,1.9,2.0}"),
+}  # fmt: skip
+"""The level sets of section 4.3, as a plan may name them. Sizes are for frames of 2048x1024, Cityscapes';
+the seventh resolution is the original. JPEG's Q=100 and brightness 1.0 run on the base itself."""
+
+_MOST_LEVELS = 1000
 
 
 @dataclass(frozen=True, order=True)
@@ -22,14 +35,17 @@ class LevelPart:
 
     Attributes:
         kind: name of the distortion, such as ``jpeg``.
-        parameters: (name, value) pairs in the order in which the kind declares them.
+        parameters: (name, value) pairs of all of the kind's parameters, in the order in which it
+            declares them.
     """
 
     kind: str
-    parameters: tuple[tuple[str, Number], ...]
+    parameters: tuple[tuple[str, Value], ...]
 
     def __str__(self) -> str:
-        values = ",".join(f"{name}={value:g}" for name, value in self.parameters)
+        from gearnn.distortions import kind_of
+
+        values = kind_of(self.kind).write_parameters(dict(self.parameters))
         return f"{self.kind}:{values}" if values else self.kind
 
 
@@ -42,17 +58,21 @@ class DistortionLevel:
     ('jpeg:quality=10', 'jpeg-quality-10', False)
     >>> DistortionLevel.parse("jpeg:quality=100").is_pristine
     True
+    >>> str(DistortionLevel.parse("resolution:1024x512+jpeg:quality=30"))
+    'resolution:scale=0.5+jpeg:quality=30'
     """
 
     parts: tuple[LevelPart, ...] = ()
 
     @classmethod
-    def parse(cls, text: "str | DistortionLevel") -> Self:
+    def parse(cls, text: "str | DistortionLevel", *, frame_size: tuple[int, int] | None = None) -> Self:
         """Read a level from text.
 
         Args:
             text: ``kind:name=value[,name=value]``, joined with ``+``; or ``pristine``. A level is
                 returned as it is.
+            frame_size: (width, height) of undistorted frames, to which sizes such as
+                ``resolution:320x180`` relate.
 
         Returns:
             The level, with its values checked against the ranges of their kinds.
@@ -65,7 +85,9 @@ class DistortionLevel:
         stripped = text.strip()
         if stripped == PRISTINE:
             return cls()
-        return cls(tuple(_parse_part(part, whole=stripped) for part in stripped.split("+")))
+        if "{" in stripped or stripped in LEVEL_SETS:
+            raise LevelError(f"level {stripped!r}: expected one level, but this names several")
+        return cls(tuple(_parse_part(part, stripped, frame_size) for part in stripped.split("+")))
 
     @property
     def kind(self) -> str:
@@ -83,17 +105,69 @@ class DistortionLevel:
         """Whether the base itself runs at this level: no distortion, or each at its harmless end."""
         from gearnn.distortions import kind_of
 
-        return all(dict(part.parameters) == kind_of(part.kind).pristine for part in self.parts)
+        return all(kind_of(part.kind).is_pristine(dict(part.parameters)) for part in self.parts)
 
     def __str__(self) -> str:
         return "+".join(str(part) for part in self.parts) or PRISTINE
 
 
-def _parse_part(text: str, *, whole: str) -> LevelPart:
+def expand_levels(texts: str | Iterable[str], *, frame_size: tuple[int, int] | None = None) -> list[DistortionLevel]:
+    """All levels that some texts name.
+
+    Args:
+        texts: levels; names of ``LEVEL_SETS``; and products and ranges in a shell's braces.
+        frame_size: as for :meth:`DistortionLevel.parse`.
+
+    Raises:
+        LevelError: a level is wrong, braces name more than 1,000, or a set does not exist.
+
+    >>> [str(level) for level in expand_levels("resolution:{0.5,0.25}+jpeg:quality={10..30..20}")]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['resolution:scale=0.5+jpeg:quality=10', 'resolution:scale=0.5+jpeg:quality=30',
+     'resolution:scale=0.25+jpeg:quality=10', 'resolution:scale=0.25+jpeg:quality=30']
+    """
+    found: list[DistortionLevel] = []
+    for text in [texts] if isinstance(texts, str) else texts:
+        for entry in _level_set(text):
+            found += [DistortionLevel.parse(one, frame_size=frame_size) for one in _braces(entry)]
+    return found
+
+
+def _braces(text: str) -> list[str]:
+    if "{" not in text:
+        return [text]
+    if re.search(r"\.\.[-+]?0+\}", text):
+        raise LevelError(f"level {text!r}: expected a range {{first..last..step}} with a step, but got a step of 0")
+    import bracex  # only here, because machines that only train may lack it
+
+    try:
+        found = list(bracex.expand(text, limit=_MOST_LEVELS))
+    except bracex.ExpansionLimitException:
+        raise LevelError(f"level {text!r}: expected at most {_MOST_LEVELS} levels, but it names more") from None
+    if any(set("{}") & set(one) for one in found):
+        raise LevelError(
+            f"level {text!r}: expected braces of several items, {{a,b}}, or a range of integers, {{first..last..step}}"
+        )
+    return found
+
+
+def _level_set(text: str) -> tuple[str, ...]:
+    if "/" in text and ":" not in text:
+        if text not in LEVEL_SETS:
+            raise LevelError(f"unknown level set {text!r}; expected one of {', '.join(LEVEL_SETS)}")
+        return LEVEL_SETS[text]
+    return (text,)
+
+
+def _parse_part(text: str, whole: str, frame_size: tuple[int, int] | None) -> LevelPart:
     from gearnn.distortions import kind_of
 
     name, _, assignments = text.strip().partition(":")
     kind = kind_of(name)
+    if "=" not in assignments and kind.shorthand is not None:
+        short = kind.shorthand(assignments.strip(), frame_size)
+        if short is not None:
+            return LevelPart(kind.name, kind.read_parameters(short, whole=whole))
     given: dict[str, str] = {}
     for assignment in filter(None, assignments.split(",")):
         key, equals, value = assignment.partition("=")

@@ -1,22 +1,29 @@
 """JPEG compression (section 4.3): quality Q from 1 to 100, encoded and decoded by Pillow's libjpeg.
 
 A JPEG file does not hold its quality, only the quantisation tables that the encoder derived from it.
-The level is therefore read from those tables, which stand in the header: no pixel is decoded.
+The level is therefore read from those tables, which stand in the header: no pixel is decoded. Tables
+of other encoders (cameras, mozjpeg) go to the nearest quality, and the misfit says how near.
 """
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, __version__, features
 
-from gearnn.distortions.kinds import Kind, Parameter, Sensed
+from gearnn.distortions.kinds import Kind, Parameter, Sensed, Values
+from gearnn.distortions.received import Received
 from gearnn.errors import SenseError
-from gearnn.levels import DistortionLevel, LevelPart, Number
+from gearnn.levels import DistortionLevel, LevelPart
 
 _QUALITIES = range(1, 101)
+_DQT, _SOS = 0xDB, 0xDA
+_SOF = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # start of a frame of any coding
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD8), 0xD8}  # markers without a segment, and stuffed bytes
+
+Tables = tuple[tuple[int, ...], ...]
 
 
 def encode(image: Image.Image, *, quality: int) -> bytes:
@@ -40,11 +47,8 @@ def distort(image: Image.Image, *, quality: int) -> Image.Image:
         return decoded.convert("RGB")
 
 
-def sense(data: bytes) -> Sensed:
+def sense(received: Received) -> Sensed:
     """Read the quality of a JPEG from its quantisation tables, without decoding pixels.
-
-    Args:
-        data: the file, or at least its header.
 
     Returns:
         The nearest quality. ``misfit`` is the mean absolute difference of log2 of the table
@@ -53,40 +57,95 @@ def sense(data: bytes) -> Sensed:
     Raises:
         SenseError: the bytes are no JPEG, or end before the tables.
     """
-    tables = _tables(data)
-    distances = np.abs(_reference(len(tables)) - tables.reshape(1, -1)).mean(axis=1)
-    # Of equally near qualities the lower one, that is the stronger distortion, is taken.
-    nearest = int(distances.argmin())
-    level = DistortionLevel((LevelPart("jpeg", (("quality", _QUALITIES[nearest]),)),))
-    return Sensed(level, float(distances[nearest]))
+    quality, misfit = _nearest(_tables(received.data))
+    return Sensed(DistortionLevel((LevelPart("jpeg", (("quality", quality),)),)), misfit)
 
 
-def _tables(data: bytes) -> np.ndarray:
-    """log2 of the luma and (where there is one) the first chroma table, float64 [1 or 2, 64]."""
+@lru_cache(maxsize=1024)  # the frames of a stream have the same tables
+def _nearest(tables: Tables) -> tuple[int, float]:
+    """(quality, misfit); of equally near qualities the lower one, that is the stronger distortion."""
+    entries = np.log2(np.array(tables, dtype=np.float64)).reshape(1, -1)
+    distances = np.abs(_reference(len(tables)) - entries).mean(axis=1)
+    return _QUALITIES[int(distances.argmin())], float(distances.min())
+
+
+def _tables(data: bytes) -> Tables:
+    """The quantisation tables of the luma and, where it has its own, the first chroma component, 64 entries each.
+
+    Read from the segments before the first scan (ITU-T T.81, B.2). Pillow tells the same, but takes
+    several times as long for files with EXIF, as cameras write. Files of RGB or CMYK have one table for
+    all components. Entries above 255, which only files beyond the baseline may hold, count as 255, the
+    largest that Pillow writes.
+    """
+    tables: dict[int, tuple[int, ...]] = {}
+    numbers: list[int] = []
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            tables = dict(getattr(image, "quantization", {}))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        start = data[:4].hex(" ")
+        for marker, segment in _segments(data):
+            if marker == _DQT:
+                tables |= _read_tables(segment)
+            elif marker in _SOF:
+                numbers = [segment[8 + 3 * component] for component in range(min(segment[5], 2))]
+    except (IndexError, ValueError) as error:
         raise SenseError(
-            f"expected the header of a JPEG file, but got {len(data)} bytes that start with [{start}]"
+            f"expected the header of a JPEG file, but got {len(data)} bytes that start with [{data[:4].hex(' ')}]"
         ) from error
-    entries = [list(tables[key]) for key in sorted(tables)[:2]]
-    if not entries or any(len(table) != 64 or min(table) < 1 for table in entries):
+    try:
+        used = tuple(tables[number] for number in dict.fromkeys(numbers))
+    except KeyError as error:
+        raise SenseError(f"expected a JPEG with its quantisation tables, but table {error} is missing") from None
+    if not used or any(min(table) < 1 for table in used):
         raise SenseError("expected a JPEG with quantisation tables of 64 entries from 1, but it has none such")
-    return np.log2(np.array(entries, dtype=np.float64))
+    return used
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of every segment before the first scan; IndexError or ValueError where they break off."""
+    if data[:2] != b"\xff\xd8":
+        raise ValueError("no JPEG")
+    at = 2
+    while True:
+        at = data.index(b"\xff", at) + 1
+        while data[at] == 0xFF:  # fill bytes
+            at += 1
+        marker = data[at]
+        if marker == _SOS:
+            return
+        at += 1
+        if marker in _ALONE:
+            continue
+        length = int.from_bytes(data[at : at + 2], "big")
+        segment = data[at + 2 : at + length]
+        if length < 2 or len(segment) != length - 2:
+            raise ValueError("a segment that breaks off")
+        yield marker, segment
+        at += length
+
+
+def _read_tables(segment: bytes) -> dict[int, tuple[int, ...]]:
+    """Tables by number, in the file's own (zigzag) order."""
+    found: dict[int, tuple[int, ...]] = {}
+    at = 0
+    while at < len(segment):
+        wide, number = segment[at] >> 4, segment[at] & 15
+        entries = segment[at + 1 : at + 1 + (128 if wide else 64)]
+        if len(entries) != (128 if wide else 64):
+            raise ValueError("a table that breaks off")
+        at += 1 + len(entries)
+        values = [min(high << 8 | low, 255) for high, low in zip(entries[::2], entries[1::2], strict=True)]
+        found[number] = tuple(values if wide else entries)
+    return found
 
 
 @lru_cache(maxsize=2)
 def _reference(num_tables: int) -> np.ndarray:
-    """The tables that the installed libjpeg writes for every quality, float64 [100, num_tables * 64]."""
-    mode = "RGB" if num_tables == 2 else "L"
-    pixel = Image.new(mode, (8, 8))
-    return np.stack([_tables(encode(pixel, quality=quality)).reshape(-1) for quality in _QUALITIES])
+    """log2 of the tables that the installed libjpeg writes for every quality, float64 [100, num_tables * 64]."""
+    pixel = Image.new("RGB" if num_tables == 2 else "L", (8, 8))
+    tables = [_tables(encode(pixel, quality=quality)) for quality in _QUALITIES]
+    return np.log2(np.array(tables, dtype=np.float64)).reshape(100, -1)
 
 
-def _distance(a: Mapping[str, Number], b: Mapping[str, Number]) -> float:
-    return math.fabs(a["quality"] - b["quality"])
+def _distance(a: Values, b: Values) -> float:
+    return math.fabs(float(a["quality"]) - float(b["quality"]))
 
 
 KIND = Kind(
@@ -98,5 +157,6 @@ KIND = Kind(
     suffix=".jpg",
     sense=sense,
     distance=_distance,
-    strength=lambda values: -values["quality"],
+    strength=lambda values: -float(values["quality"]),
+    version=lambda: f"pillow {__version__} jpeg {features.version('jpg')}",
 )

@@ -1,43 +1,77 @@
-"""What a kind of distortion must bring: how to distort, which values it takes, how to sense its level."""
+"""What a kind of distortion must bring: how to distort, which values it takes, how to sense its level.
+
+A kind is one :class:`Kind` object. The library's own are in this package; others come from installed
+packages through the entry-point group ``gearnn.distortions`` (see ``docs/distortions.md``).
+"""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from gearnn.errors import LevelError
-from gearnn.levels import DistortionLevel, Number
+from gearnn.levels import DistortionLevel, Value
+
+if TYPE_CHECKING:
+    from gearnn.distortions.received import Received
+
+Values = Mapping[str, Value]
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter of a kind.
+    """One parameter of a kind: a number in a range, or one of some words.
 
     Attributes:
         name: as written in a level.
-        type: ``int`` or ``float``.
-        low: smallest permitted value.
-        high: largest permitted value.
-        unit: what the number counts.
+        type: ``int`` or ``float``; ``str`` for words.
+        low: smallest permitted number.
+        high: largest permitted number.
+        choices: permitted words.
+        unit: what the number counts, or what the word names.
+        default: the value that a level means when it does not give one, and that is left out when it
+            is written; None where every level must give one.
     """
 
     name: str
-    type: type[int] | type[float]
-    low: Number
-    high: Number
+    type: type[int] | type[float] | type[str]
     unit: str
+    low: int | float = 0
+    high: int | float = 0
+    choices: tuple[str, ...] = ()
+    default: Value | None = None
 
-    def read(self, text: str, *, whole: str) -> Number:
-        """Turn the text of a value into a number inside the permitted range."""
-        permitted = f"{'an integer' if self.type is int else 'a number'} from {self.low} to {self.high}"
+    def read(self, text: str, *, whole: str) -> Value:
+        """Turn the text of a value into a number inside the permitted range, or a permitted word."""
         try:
             value = self.type(text)
         except ValueError:
-            raise LevelError(f"level {whole!r}: expected {self.name} to be {permitted}, but got {text!r}") from None
-        if not self.low <= value <= self.high:  # also refuses NaN
-            raise LevelError(f"level {whole!r}: expected {self.name} to be {permitted}, but got {text}")
+            raise LevelError(
+                f"level {whole!r}: expected {self.name} to be {self.permitted}, but got {text!r}"
+            ) from None
+        if not self._permits(value):
+            raise LevelError(f"level {whole!r}: expected {self.name} to be {self.permitted}, but got {text}")
         return value
+
+    @property
+    def permitted(self) -> str:
+        """The permitted values in words."""
+        if self.type is str:
+            return f"one of {', '.join(self.choices)}"
+        return f"{'an integer' if self.type is int else 'a number'} from {self.low} to {self.high}"
+
+    @property
+    def example(self) -> Value:
+        """A permitted value."""
+        return self.choices[0] if self.type is str else self.low
+
+    def _permits(self, value: Value) -> bool:
+        if isinstance(value, str):
+            return value in self.choices
+        return self.low <= value <= self.high  # also refuses NaN
 
 
 @dataclass(frozen=True)
@@ -45,7 +79,7 @@ class Sensed:
     """The answer of a sensor.
 
     Attributes:
-        level: the level of this kind that fits the input best.
+        level: the level that fits the input best.
         misfit: distance between the input and that level, 0.0 for an exact fit; its unit is the kind's.
     """
 
@@ -54,47 +88,133 @@ class Sensed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a kind measures on calibration frames of one level; features are in the kind's units.
+
+    Attributes:
+        values: the kind's values at that level.
+        mean: mean of the features over frames.
+        covariance: their covariance, row by row.
+    """
+
+    values: Values
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """One family of distortions.
 
+    Levels of a kind are sensed in one of three ways. It *reads* them from the bytes (``sense``); or it
+    *compares* the frame with calibration frames (``measure`` and ``compare``); or, with neither, they
+    must be told.
+
     Attributes:
         name: as written in a level.
-        parameters: what a level of this kind must give.
-        pristine: the values at which the base itself runs, without an adaptor.
-        distort: (RGB frame, **parameters) -> RGB frame of the receiving side.
-        encode: (RGB frame, **parameters) -> the bytes that a device would send, or None where the
-            kind defines no file format; then frames are stored as PNG.
-        suffix: file name suffix of those bytes.
-        sense: bytes -> level, or None where the bytes do not tell and the level must be told.
+        parameters: the values of a level, in the order in which they are written.
+        pristine: where the undistorted frame stands among the levels.
+        pristine_is_a_level: whether the base itself runs at exactly those values; False where every
+            level of the kind is distorted and only the untouched frame is pristine.
+        distort: (RGB frame, **values) -> RGB frame of the receiving side.
+        encode: (RGB frame, **values) -> the bytes that a device would send, or None where the kind
+            defines no file format; then frames are stored as PNG.
+        encode_clip: (RGB frames in order, **values) -> bytes of the whole clip, for kinds whose
+            encoder sees a sequence; None for kinds that treat every frame by itself.
+        suffix: file name suffix of encoded bytes.
+        implies: levels of other kinds that the encoder of this kind leaves in the bytes; finding them
+            there is no distortion of its own.
+        sense: what was received -> level, read from the bytes.
+        features: names of what ``measure`` gives; calibrations made for other names are refused.
+        measure: what was received -> features, numbers in which levels differ.
+        compare: (features, references of the calibrated levels) -> (values, misfit).
         distance: how far apart two levels of this kind are; ties go to the stronger distortion.
         strength: larger is more distorted; breaks ties between equally near levels.
+        shorthand: (text, size of the undistorted frame or None) -> values, for texts without ``name=``;
+            answers None for a text that is none of its own.
+        version: what decides the bytes besides frame and values, such as the codec's version.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
-    pristine: Mapping[str, Number]
+    pristine: Values
     distort: Callable[..., Image.Image]
-    distance: Callable[[Mapping[str, Number], Mapping[str, Number]], float]
-    strength: Callable[[Mapping[str, Number]], float]
+    distance: Callable[[Values, Values], float]
+    strength: Callable[[Values], float]
+    pristine_is_a_level: bool = True
     encode: Callable[..., bytes] | None = None
+    encode_clip: Callable[..., bytes] | None = None
     suffix: str = ".png"
-    sense: Callable[[bytes], Sensed] | None = None
+    implies: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    sense: "Callable[[Received], Sensed] | None" = None
+    measure: "Callable[[Received], tuple[float, ...]] | None" = None
+    compare: Callable[[Sequence[float], Sequence[Reference]], tuple[Values, float]] | None = None
+    shorthand: Callable[[str, Size | None], Mapping[str, str] | None] | None = None
+    version: Callable[[], str] = str
+
+    def __post_init__(self) -> None:
+        if (self.compare is None) != (self.measure is None) or (self.measure is None) != (not self.features):
+            raise ValueError(
+                f"kind {self.name!r}: expected `measure`, `compare` and `features` together, or none of them"
+            )
 
     @property
     def example(self) -> str:
         """A level of this kind, for messages."""
-        return f"{self.name}:" + ",".join(f"{p.name}={p.low}" for p in self.parameters)
+        return f"{self.name}:" + ",".join(f"{p.name}={p.example}" for p in self.parameters if p.default is None)
 
-    def read_parameters(self, given: Mapping[str, str], *, whole: str) -> tuple[tuple[str, Number], ...]:
-        """Check names and ranges of a level's values; ``whole`` is the level's text, for messages."""
+    @property
+    def sensed_from(self) -> str:
+        """How the level of an input is found, in words."""
+        if self.sense is not None:
+            return "read from the bytes"
+        return "must be told" if self.measure is None else "compared with calibration frames"
+
+    @property
+    def span(self) -> float:
+        """Distance from the undistorted frame to the farthest level, in the kind's unit."""
+        given = [parameter for parameter in self.parameters if parameter.default is None]
+        values = {parameter.name: parameter.default or parameter.example for parameter in self.parameters}
+        ends = [{**values, **{p.name: (p.low, p.high)[end] for p in given if p.type is not str}} for end in (0, 1)]
+        return max(self.distance({**values, **self.pristine}, end) for end in ends)
+
+    def is_pristine(self, values: Values) -> bool:
+        """Whether the base itself runs at these values."""
+        return self.pristine_is_a_level and dict(values) == dict(self.pristine)
+
+    def read_parameters(self, given: Mapping[str, str], *, whole: str) -> tuple[tuple[str, Value], ...]:
+        """Check names and ranges of a level's values; ``whole`` is the level's text, for messages.
+
+        Returns:
+            (name, value) pairs of all parameters, defaults included.
+        """
         names = [parameter.name for parameter in self.parameters]
         for name in given:
             if name not in names:
                 raise LevelError(f"level {whole!r}: {self.name} has no parameter {name!r}; it takes {', '.join(names)}")
-        for name in names:
-            if name not in given:
-                raise LevelError(f"level {whole!r}: expected a value for {name}, such as {self.example!r}")
-        return tuple((p.name, p.read(given[p.name], whole=whole)) for p in self.parameters)
+        return tuple((p.name, self._value(p, given, whole)) for p in self.parameters)
+
+    def write_parameters(self, values: Values) -> str:
+        """The values as a level is written: ``name=value[,name=value]``, defaults left out."""
+        defaults = {parameter.name: parameter.default for parameter in self.parameters}
+        return ",".join(f"{name}={written(value)}" for name, value in values.items() if value != defaults.get(name))
+
+    def _value(self, parameter: Parameter, given: Mapping[str, str], whole: str) -> Value:
+        if parameter.name in given:
+            return parameter.read(given[parameter.name], whole=whole)
+        if parameter.default is None:
+            raise LevelError(f"level {whole!r}: expected a value for {parameter.name}, such as {self.example!r}")
+        return parameter.default
+
+
+def written(value: Value) -> str:
+    """A value as text; equal values give equal texts, different ones different texts.
+
+    >>> written(2.0), written(0.390625), written("medium")
+    ('2', '0.390625', 'medium')
+    """
+    return str(value).removesuffix(".0")
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -1,0 +1,132 @@
+"""A frame as it arrives: encoded bytes, decoded when somebody asks for pixels.
+
+Decoding is safe on any bytes: a damaged or foreign input is a :class:`gearnn.errors.DataError`, and a
+frame of more than ``MAX_PIXELS`` is refused before memory is taken for it.
+"""
+
+import io
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+from gearnn.distortions import video
+from gearnn.errors import DataError
+
+MAX_PIXELS = 1 << 26
+"""Largest frame that is decoded, in pixels: 8192 x 8192. A bomb declares more than it holds."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
+
+
+class Received:
+    """What a sensor and a DNN get of one frame.
+
+    Args:
+        data: an image file (JPEG, PNG, WebP, BMP, PPM), or a clip (H.264, MP4, Matroska,
+            MPEG-TS) whose last frame is the one to look at.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not isinstance(data, bytes):
+            raise TypeError(
+                f"expected the bytes of a file, but got {type(data).__name__}; Path(...).read_bytes() reads one"
+            )
+        self.data = data
+
+    @property
+    def is_jpeg(self) -> bool:
+        """Whether the bytes start as a JPEG file does."""
+        return self.data[:2] == b"\xff\xd8"
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the bytes start as a clip does."""
+        return video.is_video(self.data)
+
+    @cached_property
+    def video(self) -> video.Decoded:
+        """The decoded clip, with its quantisers.
+
+        Raises:
+            DataError: the bytes are no clip, or a damaged one.
+        """
+        return video.decode_video(self.data, MAX_PIXELS)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The frame, RGB.
+
+        Raises:
+            DataError: the bytes cannot be decoded, or the frame has more than ``MAX_PIXELS``.
+        """
+        return self.video.image if self.is_video else _decode_image(self.data)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frame, read from the header or the stream's parameters."""
+        if "image" in self.__dict__:
+            return self.image.size
+        return video.size_of(self.data) if self.is_video else open_image(self.data).size
+
+
+def decode(data: bytes) -> Image.Image:
+    """An encoded frame as RGB, or the last frame of a clip.
+
+    Args:
+        data: see :class:`Received`.
+
+    Raises:
+        DataError: the bytes cannot be decoded, or the frame has more than ``MAX_PIXELS``.
+    """
+    return Received(data).image
+
+
+def _decode_image(data: bytes) -> Image.Image:
+    image = open_image(data)
+    try:
+        image.load()
+        return to_rgb(image)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen kinds of errors on damaged files
+        raise _unreadable(data, error) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB with 8 bits a channel; grey values of 16 bits are scaled.
+
+    Raises:
+        DataError: values that have no stated range.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.float64) / 257.0  # 65535 becomes 255
+        return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise DataError(f"expected an image of 8 or 16 bits a channel, but got Pillow's mode {image.mode}")
+    return image.convert("RGB")
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image with its header read and its size checked, pixels not decoded yet.
+
+    Raises:
+        DataError: no image of a format that cameras write, or one of more than ``MAX_PIXELS``.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Exception as error:
+        raise _unreadable(data, error) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(f"expected a frame of at most {MAX_PIXELS:,} pixels, but got {width}x{height}")
+    return image
+
+
+def _unreadable(data: bytes, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200].partition(" <_io.BytesIO")[0]
+    return DataError(
+        f"expected an encoded image, but {len(data)} bytes that start with [{data[:4].hex(' ')}] gave: {reason}"
+    )

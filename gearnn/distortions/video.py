@@ -1,0 +1,271 @@
+"""H.264 by PyAV (FFmpeg's libraries): the only room that knows PyAV.
+
+Clips are written as elementary streams (Annex B, one access unit a frame) by libx264 on one thread, so
+that equal frames give equal bytes and as many cores are used as there are processes. x264's own SEI,
+which names its version and settings, stays in the stream, as encoders leave it.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gearnn.distortions.parameter_sets import size_of_stream
+from gearnn.errors import CodecError, DataError, InputError
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+PIXELS = ("yuv420p", "yuv422p", "yuv444p")
+_SUBSAMPLING = {"yuv420p": (2, 2), "yuv422p": (2, 1), "yuv444p": (1, 1)}
+_ENCODER = "libx264"
+_FRAME_RATE = 25
+_MOST_CLIP_PIXELS = 1 << 31  # in all frames of one clip, a thousand of 2 megapixels: a few seconds of decoding
+_KEY_PICTURE = 1  # AV_PICTURE_TYPE_I
+_CONTAINERS = {b"ftyp": "mov", b"\x1aE\xdf\xa3": "matroska"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisers:
+    """Luma quantisers of the macroblocks of one picture, 0 to 51.
+
+    Attributes:
+        inter: whether other pictures predict it (P and B).
+        mean: over the macroblocks.
+        flat: whether all are equal, as without adaptive quantisation.
+        initial: what the picture parameter set gives, from which slices count.
+    """
+
+    inter: bool
+    mean: float
+    flat: bool
+    initial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A decoded clip.
+
+    Attributes:
+        image: its last frame, RGB.
+        codec: name of the codec, ``h264``.
+        quantisers: of every frame, for H.264; empty for other codecs.
+    """
+
+    image: Image.Image
+    codec: str
+    quantisers: tuple[Quantisers, ...]
+
+
+def is_video(data: bytes) -> bool:
+    """Whether bytes start as an H.264 elementary stream, MP4, Matroska or an MPEG transport stream do."""
+    return _is_elementary(data) or _container(data) is not None
+
+
+def encode_h264(
+    frames: Sequence[Image.Image],
+    *,
+    crf: float,
+    gop: int,
+    preset: str,
+    pixels: str,
+    size: tuple[int, int] | None = None,
+) -> bytes:
+    """Encode a clip.
+
+    Args:
+        frames: RGB, all of one size.
+        crf: constant rate factor, 0 to 51.
+        gop: largest number of frames from one key frame to the next.
+        preset: of x264.
+        pixels: chroma format.
+        size: (width, height) to scale to first, bicubic; None keeps the frames' size.
+
+    Returns:
+        An elementary stream.
+
+    Raises:
+        CodecError: PyAV or its libx264 is missing, or refuses the frames.
+        DataError: the frames' size does not suit the chroma format, or differs among them.
+    """
+    av = _av()
+    width, height = size or frames[0].size
+    _check_sizes(frames, width, height, pixels)
+    try:
+        codec = av.CodecContext.create(_ENCODER, "w")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise CodecError(
+            f"h264: expected a PyAV with {_ENCODER}, but PyAV {av.__version__} here has none; the wheels on PyPI do"
+        ) from error
+    codec.width, codec.height, codec.pix_fmt = width, height, pixels
+    codec.time_base, codec.framerate, codec.thread_count = Fraction(1, _FRAME_RATE), _FRAME_RATE, 1
+    codec.options = {"crf": f"{crf:g}", "preset": preset, "g": str(gop)}
+    try:
+        packets = []
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_image(frame)
+            picture = picture.reformat(width=width, height=height, format=pixels, interpolation="BICUBIC")
+            picture.pts, picture.time_base = index, codec.time_base
+            packets += codec.encode(picture)
+        return b"".join(bytes(packet) for packet in [*packets, *codec.encode(None)])
+    except av.error.FFmpegError as error:
+        raise CodecError(f"h264: {_ENCODER} refused frames of {width}x{height} as {pixels}: {error}") from error
+
+
+def decode_clip(data: bytes) -> list[Image.Image]:
+    """Every frame of a clip, RGB, in order; errors as for :func:`decode_video`."""
+    return [frame.to_image() for _, frame in _frames(data, {})]
+
+
+def decode_video(data: bytes, max_pixels: int) -> Decoded:
+    """The last frame of a clip, and the quantisers of all.
+
+    Args:
+        data: an elementary stream of H.264; or MP4, Matroska or MPEG-TS with any codec of FFmpeg's.
+        max_pixels: larger frames are refused before memory is taken for them.
+
+    Raises:
+        DataError: no video, a damaged one, one without frames, or with too large frames.
+        CodecError: PyAV is missing.
+    """
+    last, codec, pixels = None, "", 0
+    quantisers: list[Quantisers] = []
+    for codec, frame in _frames(data, {"export_side_data": "venc_params", "max_pixels": str(max_pixels)}):
+        if codec == "h264":
+            quantisers += [_quantisers(frame, d) for d in frame.side_data if d.type.name == "VIDEO_ENC_PARAMS"]
+        last = frame
+        pixels += frame.width * frame.height
+        if pixels > _MOST_CLIP_PIXELS:
+            raise DataError(f"expected a clip of at most {_MOST_CLIP_PIXELS:,} pixels in all, but got more")
+    if last is None:
+        raise DataError(f"expected a video, but {len(data)} bytes that start with [{data[:4].hex(' ')}] hold no frame")
+    if last.is_corrupt:
+        raise DataError(f"expected a whole video, but the last frame of these {len(data)} bytes is damaged or cut off")
+    with _telling(data):
+        return Decoded(image=last.to_image(), codec=codec, quantisers=tuple(quantisers))
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """(width, height) of a clip's frames, from the stream's parameters; no frame is decoded.
+
+    Raises:
+        DataError: no video, or one that does not state its size.
+        CodecError: PyAV is missing, which containers need.
+    """
+    container = _container(data)
+    if container is None:
+        return size_of_stream(data)
+    with _telling(data), _av().open(io.BytesIO(data), format=container) as file:
+        for stream in file.streams.video:
+            if stream.codec_context is not None and stream.codec_context.width:
+                return stream.codec_context.width, stream.codec_context.height
+    raise DataError(f"expected a video that states its size, but these {len(data)} bytes do not")
+
+
+def version() -> str:
+    """What decides the bytes of a clip besides frames and settings: x264's build, as it writes it into streams."""
+    return _encoder_build()
+
+
+@cache
+def _encoder_build() -> str:
+    frame = Image.new("RGB", (16, 16))
+    data = encode_h264([frame], crf=30, gop=1, preset="ultrafast", pixels="yuv420p")
+    start = data.find(b"x264 - core")
+    return data[start : start + 30].split(b" - H.264")[0].decode("ascii", "replace") if start >= 0 else _ENCODER
+
+
+def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """(name of the codec, frame) of every frame, in the order of showing."""
+    av = _av()
+    container = _container(data)
+    with _telling(data):
+        if container is None:
+            yield from _elementary(av, data, options)
+        else:
+            yield from _contained(av, data, container, options)
+
+
+@contextmanager
+def _telling(data: bytes) -> Iterator[None]:
+    """FFmpeg's errors, and those of PyAV on streams that it does not expect, as one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"expected a video that can be decoded, but these {len(data)} bytes gave: {reason}") from error
+
+
+def _elementary(av: ModuleType, data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    codec = av.CodecContext.create("h264", "r")
+    codec.thread_count, codec.options = 1, options
+    for packet in [*codec.parse(data), *codec.parse(b""), None]:
+        for frame in codec.decode(packet):
+            yield "h264", frame
+
+
+def _contained(av: ModuleType, data: bytes, container: str, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    # The options are for finding out about streams, which decodes frames, and for decoding the chosen one.
+    with av.open(io.BytesIO(data), format=container, options=options) as file:
+        stream = next((stream for stream in file.streams.video if stream.codec_context is not None), None)
+        if stream is None:
+            raise ValueError("no video stream of a known codec")
+        stream.codec_context.options = options
+        stream.codec_context.thread_count = 1
+        for frame in file.decode(stream):
+            yield stream.codec_context.name, frame
+
+
+def _quantisers(frame: Any, parameters: Any) -> Quantisers:
+    """From AVVideoEncParams; a macroblock's difference to the initial quantiser is an int32 at byte 16."""
+    blocks = np.frombuffer(parameters, np.uint8)[parameters.blocks_offset :]
+    blocks = blocks[: parameters.nb_blocks * parameters.block_size].reshape(-1, parameters.block_size)
+    difference = np.ascontiguousarray(blocks[:, 16:20]).view(np.int32)
+    return Quantisers(
+        inter=frame.pict_type != _KEY_PICTURE,
+        mean=parameters.qp + float(difference.mean()),
+        flat=bool(difference.min() == difference.max()),
+        initial=parameters.qp,
+    )
+
+
+def _check_sizes(frames: Sequence[Image.Image], width: int, height: int, pixels: str) -> None:
+    across, down = _SUBSAMPLING[pixels]
+    if width % across or height % down:
+        needs = "an even width and height" if down == 2 else "an even width"
+        raise DataError(
+            f"h264: expected frames with {needs}, as {pixels} stores colours, but got {width}x{height}; "
+            f"set data.camera.size, or pixels=yuv444p in the level"
+        )
+    other = next((frame.size for frame in frames if frame.size != frames[0].size), None)
+    if other is not None:
+        raise DataError(f"h264: expected a clip with frames of one size, but got {frames[0].size} and {other}")
+
+
+def _is_elementary(data: bytes) -> bool:
+    return data[:4] == b"\0\0\0\1" or data[:3] == b"\0\0\1"
+
+
+def _container(data: bytes) -> str | None:
+    if data[:1] == b"G" and data[188:189] in (b"G", b""):
+        return "mpegts" if len(data) >= 188 else None
+    return next((name for magic, name in _CONTAINERS.items() if magic in (data[:4], data[4:8])), None)
+
+
+@cache
+def _av() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise CodecError(
+            f"video: expected PyAV, but it cannot be imported ({error}); `pip install av` brings it"
+        ) from error
+    av.logging.set_level(None)  # what is damaged in a stream is told by errors, not on the terminal
+    return av
