@@ -7,8 +7,8 @@ ships nor downloads it.
 
 from pathlib import Path
 
+from gearnn.datasets.files import images_in, paired
 from gearnn.datasets.frames import Camera, ImageFolders
-from gearnn.errors import DataError
 
 CLASS_NAMES = (
     "sky",
@@ -26,6 +26,11 @@ CLASS_NAMES = (
 VOID = 11
 
 
+def folders(split: str) -> tuple[str, ...]:
+    """Folders of the dataset that a split needs."""
+    return split, f"{split}annot"
+
+
 def open_camvid(root: Path, split: str, camera: Camera) -> ImageFolders:
     """One split of CamVid.
 
@@ -37,15 +42,6 @@ def open_camvid(root: Path, split: str, camera: Camera) -> ImageFolders:
     Raises:
         DataError: a folder is missing or empty, or a frame has no label.
     """
-    frames_folder, labels_folder = root / split, root / f"{split}annot"
-    for folder in (frames_folder, labels_folder):
-        if not folder.is_dir():
-            raise DataError(f"data camvid: expected the folder {folder}, but it does not exist")
-    frames = sorted(frames_folder.glob("*.png"))
-    if not frames:
-        raise DataError(f"data camvid: expected PNG frames in {frames_folder}, but it has none")
-    labels = [labels_folder / path.name for path in frames]
-    for frame, label in zip(frames, labels, strict=True):
-        if not label.is_file():
-            raise DataError(f"data camvid: frame {frame} has no label, expected {label}")
+    frames = images_in(root / split, dataset="camvid", suffixes=(".png",))
+    labels = paired(frames, lambda frame: root / f"{split}annot" / frame.name, dataset="camvid")
     return ImageFolders(frames, labels, class_names=CLASS_NAMES, ignore_index=VOID, camera=camera)

@@ -6,14 +6,10 @@ processes may fill the folder at once: a file appears whole or not at all.
 """
 
 import hashlib
-from functools import cache
 from pathlib import Path
 
-from PIL import __version__ as pillow_version
-from PIL import features
-
 from gearnn.datasets.frames import FrameDataset, Sample
-from gearnn.distortions import decode, encode, suffix_of
+from gearnn.distortions import codec_version, decode, encode_clip, sees_clips, suffix_of
 from gearnn.files import written_whole
 from gearnn.levels import DistortionLevel
 
@@ -31,6 +27,7 @@ class DistortedDataset:
         self.dataset = dataset
         self.level = level
         self._folder = None if cache is None else cache / level.slug
+        self._version = codec_version(level)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -41,24 +38,24 @@ class DistortedDataset:
 
     def encoded(self, index: int) -> bytes:
         """The bytes that a device at this level sends for a frame; from the cache where it has them."""
-        path = self._path(index)
+        path = self.path(index)
         if path is not None and path.is_file():
             return path.read_bytes()
-        data = encode(self.dataset.frame(index), self.level)
+        data = self.encode(index)
         if path is not None:
             with written_whole(path) as file:
                 file.write(data)
         return data
 
-    def _path(self, index: int) -> Path | None:
+    def encode(self, index: int) -> bytes:
+        """The same, encoded anew."""
+        frames = self.dataset.clip(index) if sees_clips(self.level) else [self.dataset.frame(index)]
+        return encode_clip(frames, self.level)
+
+    def path(self, index: int) -> Path | None:
+        """Where the cache keeps a frame, whether it is there yet or not; None without a cache."""
         if self._folder is None:
             return None
-        content = f"{self.dataset.frame_digest(index)} {self.level} {_codec_version()}"
+        content = f"{self.dataset.frame_digest(index)} {self.level} {self._version}"
         key = hashlib.sha256(content.encode()).hexdigest()
         return self._folder / key[:2] / f"{key}{suffix_of(self.level)}"
-
-
-@cache
-def _codec_version() -> str:
-    """What decides the bytes besides frame and level."""
-    return f"pillow {pillow_version} jpeg {features.version('jpg')}"

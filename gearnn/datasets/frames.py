@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from gearnn.datasets.files import image_size, open_image
+from gearnn.distortions.received import to_rgb
 from gearnn.errors import DataError
 
 RESAMPLING = {
@@ -34,7 +36,7 @@ class Camera:
 
     def frame(self, image: Image.Image) -> Image.Image:
         """RGB frame at the camera's size."""
-        image = image if image.mode == "RGB" else image.convert("RGB")
+        image = to_rgb(image)
         return image if self._fits(image) else image.resize(self._size(image), RESAMPLING[self.resample])
 
     def label(self, image: Image.Image) -> Image.Image:
@@ -87,12 +89,20 @@ class FrameDataset(Protocol):
         """The undistorted frame that the camera delivers, RGB."""
         ...
 
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) of the frame that the camera delivers, without decoding it."""
+        ...
+
+    def clip(self, index: int) -> list[Image.Image]:
+        """The frames before this one, where the dataset has them, and this one as the last."""
+        ...
+
     def target(self, index: int) -> Any:
         """The truth at the camera's size."""
         ...
 
     def frame_digest(self, index: int) -> str:
-        """sha256 of all that determines :meth:`frame`."""
+        """sha256 of all that determines :meth:`clip`."""
         ...
 
     def digest(self) -> str:
@@ -109,6 +119,8 @@ class ImageFolders:
         class_names: names of classes 0 .. C-1.
         ignore_index: label of void pixels.
         camera: the sensor of the plan.
+        classes: for every value of a mask its class, uint8 [256]; None where masks hold classes.
+        before: for every frame the files of the frames before it, in order.
     """
 
     def __init__(
@@ -119,8 +131,11 @@ class ImageFolders:
         class_names: tuple[str, ...],
         ignore_index: int | None,
         camera: Camera,
+        classes: np.ndarray | None = None,
+        before: Sequence[Sequence[Path]] = (),
     ) -> None:
         self._frames, self._labels = list(frames), list(labels)
+        self._classes, self._before = classes, [list(paths) for paths in before]
         self.class_names = class_names
         self.ignore_index = ignore_index
         self.camera = camera
@@ -135,6 +150,12 @@ class ImageFolders:
     def frame(self, index: int) -> Image.Image:
         return self.camera.frame(open_image(self._frames[index]))
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.camera.size or image_size(self._frames[index])
+
+    def clip(self, index: int) -> list[Image.Image]:
+        return [*(self.camera.frame(open_image(path)) for path in self._before_of(index)), self.frame(index)]
+
     def target(self, index: int) -> np.ndarray:
         """Classes of the pixels, uint8 [H, W].
 
@@ -142,20 +163,27 @@ class ImageFolders:
             DataError: the file is unreadable, not an index mask, of another size than its frame, or
                 holds a class out of range.
         """
+        classes = self.mask(index)
+        if self._classes is not None:
+            classes = self._classes[classes]
+        self._check_range(classes, self._labels[index])
+        return classes
+
+    def mask(self, index: int) -> np.ndarray:
+        """What the label file holds at the camera's size, uint8 [H, W]; errors as for :meth:`target`."""
         path = self._labels[index]
         mask = open_image(path)
         if mask.mode not in ("L", "P"):
             raise DataError(f"label {path}: expected one 8-bit class index a pixel, but got mode {mask.mode}")
-        source = _image_size(self._frames[index])
+        source = image_size(self._frames[index])
         if mask.size != source:
             raise DataError(f"label {path}: expected the size of its frame, {_by(source)}, but got {_by(mask.size)}")
-        classes = np.array(self.camera.label(mask), dtype=np.uint8)
-        self._check_range(classes, path)
-        return classes
+        return np.array(self.camera.label(mask), dtype=np.uint8)
 
     def frame_digest(self, index: int) -> str:
         if index not in self._digests:
-            content = hashlib.sha256(self._frames[index].read_bytes()).hexdigest()
+            files = [*self._before_of(index), self._frames[index]]
+            content = " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
             self._digests[index] = hashlib.sha256(f"{content} {self.camera}".encode()).hexdigest()
         return self._digests[index]
 
@@ -165,6 +193,9 @@ class ImageFolders:
             total.update(f"{self.name(index)} {self.frame_digest(index)} ".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
+
+    def _before_of(self, index: int) -> list[Path]:
+        return self._before[index] if self._before else []
 
     def _check_range(self, classes: np.ndarray, path: Path) -> None:
         allowed = np.zeros(256, dtype=bool)
@@ -176,6 +207,7 @@ class ImageFolders:
             void = "" if self.ignore_index is None else f" or {self.ignore_index} for void"
             raise DataError(
                 f"label {path}: expected classes 0 to {len(self.class_names) - 1}{void}, but got {wrong[0]}"
+                + (f"; if {wrong[0]} is void, data.ignore says so" if self.ignore_index is None else "")
             )
 
 
@@ -186,32 +218,8 @@ def check_frames(dataset: FrameDataset) -> None:
         DataError: the first file that cannot be used.
     """
     for index in range(len(dataset)):
-        dataset.frame(index)
+        dataset.clip(index)
         dataset.target(index)
-
-
-def open_image(path: Path) -> Image.Image:
-    """Read and fully decode an image file.
-
-    Raises:
-        DataError: there is no such file, or it is truncated or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except FileNotFoundError:
-        raise DataError(f"image {path}: no such file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path}: expected a readable image, but got: {error}") from error
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise DataError(f"image {path}: expected a readable image, but got: {error}") from error
 
 
 def _by(size: tuple[int, int]) -> str:

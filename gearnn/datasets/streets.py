@@ -65,6 +65,12 @@ class Streets:
     def frame(self, index: int) -> Image.Image:
         return self.camera.frame(Image.fromarray(self.scene(index).image))
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.camera.size or SIZE
+
+    def clip(self, index: int) -> list[Image.Image]:
+        return [self.frame(index)]
+
     def target(self, index: int) -> np.ndarray:
         """Classes of the pixels, uint8 [H, W]."""
         return self._label(self.scene(index).classes)

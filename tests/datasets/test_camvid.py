@@ -45,7 +45,7 @@ def test_missing_folders_and_labels_are_named(camvid: Path) -> None:
         open_camvid(camvid, "train", Camera())
     for path in (camvid / "val").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"expected PNG frames in .*val, but it has none"):
+    with pytest.raises(DataError, match=r"expected images \(.png\) in .*val, but it has none"):
         open_camvid(camvid, "val", Camera())
 
 
