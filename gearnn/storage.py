@@ -1,20 +1,24 @@
 """Bytes by content: checkpoints, tables and adaptors, and the record of which step made them.
 
 A :class:`Ref` names bytes by their digest, so that records stay small and a step's inputs are exactly
-known. The store lives in a folder; what it holds can be moved or copied as a whole.
+known. The store lives in a folder, or in an S3 bucket with a folder of local copies in front of it; what
+it holds can be moved or copied as a whole.
 """
 
 import hashlib
+import io
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from gearnn.bucket import Bucket, is_remote
+from gearnn.copies import local_name
 from gearnn.errors import StoreError
-from gearnn.files import written_whole
-
-_CHUNK = 1 << 20
+from gearnn.files import digest_of_file, home, telling_of_disks, written_whole
 
 
 @dataclass(frozen=True, order=True)
@@ -33,16 +37,40 @@ class Ref:
 
 
 class Store:
-    """Content-addressed bytes in a folder, written whole or not at all, verified when read.
+    """Content-addressed bytes, written whole or not at all, verified when read.
 
     Args:
-        root: the folder; created when something is first put into it.
+        location: a folder, created when something is first put into it; or ``s3://bucket/prefix``.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise StoreError(f"store {root}: expected a folder; object stores are not supported yet")
-        self.root = Path(root).absolute()
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self._bucket: Bucket | None = None
+        if is_remote(location):
+            self._bucket = Bucket(str(location))
+            self.root = home() / "stores" / local_name(str(location))
+        elif "://" in str(location):
+            raise StoreError(f"store {location}: expected a folder or s3://bucket/prefix")
+        else:
+            self.root = Path(location).absolute()
+
+    @property
+    def frames(self) -> Path:
+        """Folder of the distorted frames, always on this machine: making them again beats moving them."""
+        return self.root / "frames"
+
+    def check(self) -> None:
+        """Make sure that the store can be written to and read from, before anything is made for it.
+
+        Raises:
+            StoreError: it cannot; says why.
+        """
+        if self._bucket is not None:
+            self._bucket.check()
+        probe = self.scratch(f".probe-{os.getpid()}")
+        with written_whole(probe) as file:
+            file.write(b"probe")
+        probe.unlink()
 
     def put(self, content: bytes | Path, suffix: str = "") -> Ref:
         """Store bytes; the same bytes are stored once.
@@ -55,7 +83,10 @@ class Store:
         uri = f"objects/{digest[:2]}/{digest}{suffix}"
         path = self.root / uri
         if not path.is_file() or path.stat().st_size != size:
-            self._write(path, content)
+            with written_whole(path) as file, _opened(content) as source:
+                shutil.copyfileobj(source, file)
+        if self._bucket is not None and self._bucket.size(uri) != size:
+            self._bucket.write(uri, content)
         return Ref(uri, digest, size)
 
     def get(self, ref: Ref) -> Path:
@@ -65,46 +96,55 @@ class Store:
             StoreError: the bytes are gone, or are not those that were stored.
         """
         path = self.root / ref.uri
+        found, size = digest_of_file(path) if path.is_file() else ("", 0)
+        if self._bucket is not None and found != ref.sha256:
+            path.unlink(missing_ok=True)
+            if self._bucket.size(ref.uri) is not None:
+                self._bucket.download(ref.uri, path)
+                found, size = digest_of_file(path)
         if not path.is_file():
-            raise StoreError(f"store {self.root}: {ref.uri} is gone; run the flow again, it makes what is missing")
-        found, size = _digest(path)
+            raise StoreError(f"store {self.location}: {ref.uri} is gone; run the flow again, it makes what is missing")
         if found != ref.sha256:
             raise StoreError(
-                f"store {self.root}: {ref.uri} is damaged, expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., "
-                f"but got {size} with {found[:16]}...; delete the file and run the flow again"
+                f"store {self.location}: {ref.uri} is damaged, "
+                f"expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., but got {size} with {found[:16]}...; "
+                f"delete the file and run the flow again"
             )
         return path
 
     def exists(self, ref: Ref) -> bool:
         """Whether the bytes are there, by name and size; :meth:`get` checks their content."""
+        if self._bucket is not None:
+            return self._bucket.size(ref.uri) == ref.size
         path = self.root / ref.uri
         return path.is_file() and path.stat().st_size == ref.size
 
     def remember(self, step: str, key: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished step, as JSON, under its key."""
-        self._write(self._record(step, key), json.dumps(record, indent=1, sort_keys=True).encode())
+        content = json.dumps(record, indent=1, sort_keys=True).encode()
+        name = f"records/{step}/{key}.json"
+        if self._bucket is not None:
+            self._bucket.write(name, content)
+            return
+        with written_whole(self.root / name) as file:
+            file.write(content)
 
     def recall(self, step: str, key: str) -> dict[str, Any] | None:
         """The record of a finished step, or None if there is none or any of its bytes are gone."""
+        name = f"records/{step}/{key}.json"
         try:
-            record: dict[str, Any] = json.loads(self._record(step, key).read_bytes())
+            content = (self.root / name).read_bytes() if self._bucket is None else self._bucket.read(name)
+            record: dict[str, Any] = json.loads(content or b"")
         except (FileNotFoundError, json.JSONDecodeError):
             return None
         return record if all(self.exists(ref) for ref in refs_in(record)) else None
 
     def scratch(self, name: str) -> Path:
-        """A path for something that is under way, such as the last epoch of a fine-tune."""
+        """A path on this machine for something that is under way, such as the last epoch of a fine-tune."""
         path = self.root / "scratch" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with telling_of_disks(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-    def _record(self, step: str, key: str) -> Path:
-        return self.root / "records" / step / f"{key}.json"
-
-    def _write(self, path: Path, content: bytes | Path) -> None:
-        with written_whole(path) as file:
-            for chunk in _chunks(content):
-                file.write(chunk)
 
 
 def refs_in(record: Any) -> Iterator[Ref]:
@@ -125,18 +165,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _chunks(content: bytes | Path) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with content.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+def _opened(content: bytes | Path) -> IO[bytes]:
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
 
 
 def _digest(content: bytes | Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    for chunk in _chunks(content):
-        digest.update(chunk)
-        size += len(chunk)
-    return digest.hexdigest(), size
+    if isinstance(content, Path):
+        return digest_of_file(content)
+    return hashlib.sha256(content).hexdigest(), len(content)

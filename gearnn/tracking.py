@@ -12,15 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gearnn.errors import RegistryError
+from gearnn.files import home
 from gearnn.vocabulary import TAG_LEVEL, TAG_PLAN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-
-def home() -> Path:
-    """Folder of the embedded MLflow database and of results; ``GEARNN_HOME``, else ``.gearnn`` here."""
-    return Path(os.environ.get("GEARNN_HOME", ".gearnn")).absolute()
 
 
 _embedded: str | None = (

