@@ -15,6 +15,7 @@ from tasks.base import prepare_base
 from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
 from tasks.finetune import full_finetune, partial_finetune
+from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
 from tasks.progress import expect_steps
 from tasks.records import Adapted, Base, Data, Row
@@ -41,9 +42,10 @@ def adapt_flow(plan: Plan) -> Adapted:
     Raises:
         LevelsFailedError: at least one level failed.
     """
-    expect_steps(4 + 8 * len(plan.distortion_levels))  # data, base, its score, the control; 8 a level
+    expect_steps(5 + 8 * len(plan.distortion_levels))  # data, frames, base, its score, the control; 8 a level
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
+    distort_frames.submit(plan, base, data).result()
     levels = [str(level) for level in plan.distortion_levels]
     common = unmapped(plan), unmapped(base), unmapped(data)
     pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
 from gearnn.layers import BATCHNORM_POLICIES, BatchNormStatistics, Layer, fingerprint, statistics_of
 from gearnn.levels import DistortionLevel
@@ -37,6 +38,8 @@ class Adaptor:
         batchnorm_statistics: which running statistics it carries.
         tensors: name in the base -> float32 tensor that replaces it.
         notes: free facts (digests of plan and data), kept in the header.
+        calibration: what the level's kinds measured on frames of this level and on undistorted ones,
+            where levels are sensed by comparison.
     """
 
     level: DistortionLevel
@@ -46,6 +49,7 @@ class Adaptor:
     batchnorm_statistics: BatchNormStatistics
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, str] = field(default_factory=dict)
+    calibration: tuple[Calibration, ...] = ()
 
     @classmethod
     def extract(
@@ -110,6 +114,8 @@ class Adaptor:
             "tensors": {name: list(tensor.shape) for name, tensor in sorted(self.tensors.items())},
             "notes": dict(self.notes),
         }
+        if self.calibration:
+            header["calibration"] = [calibration.to_json() for calibration in self.calibration]
         return save(dict(sorted(self.tensors.items())), metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
     @property
@@ -223,8 +229,9 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
             batchnorm_statistics=policy,  # type: ignore[arg-type]
             tensors=dict(tensors),
             notes=dict(header.get("notes") or {}),  # type: ignore[call-overload]
+            calibration=tuple(map(Calibration.from_json, header.get("calibration") or ())),  # type: ignore[call-overload]
         )
-    except (KeyError, TypeError, LevelError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, LevelError) as error:
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
 
 

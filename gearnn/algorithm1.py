@@ -7,6 +7,7 @@ Run one level of a plan without Prefect and MLflow:
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -22,7 +23,16 @@ from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Problem
 from gearnn.recipe import Recipe
-from gearnn.resolve import check_bound, compute_of, open_base, open_checkpoint, problem_of, samples_of
+from gearnn.resolve import (
+    calibration_of,
+    check_bound,
+    check_levels,
+    compute_of,
+    open_base,
+    open_checkpoint,
+    problem_of,
+    samples_of,
+)
 from gearnn.sensitivity import weight_change
 
 
@@ -93,8 +103,9 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
     base, samples = open_base(plan), samples_of(plan, "train", level)
     check_bound(plan, base)
+    check_levels(plan)
     check_frames(samples.dataset)
-    return adapt_level(
+    adaptor = adapt_level(
         base,
         samples,
         problem_of(plan, samples.dataset, open_checkpoint(plan)),
@@ -107,6 +118,7 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         compute=compute_of(plan),
         on_step=on_step,
     )
+    return replace(adaptor, calibration=calibration_of(plan, level))
 
 
 def main(arguments: list[str]) -> int:

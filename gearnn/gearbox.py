@@ -13,8 +13,8 @@ from torch import Tensor, inference_mode, nn
 from gearnn.adaptor import Adaptor
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
-from gearnn.distortions import decode, distance, sense, strength
-from gearnn.errors import DataError, GearError
+from gearnn.distortions import Calibration, Received, Sensed, Sensor, nearest
+from gearnn.errors import DataError, GearError, SenseError
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
 from gearnn.problem import Problem
@@ -55,10 +55,13 @@ class GearBox:
         self.problem = problem
         self._gears: dict[DistortionLevel, nn.Module] = {}
         base_fingerprint = fingerprint(base)
+        calibration: list[Calibration] = []
         for adaptor in adaptors:
             if adaptor.level in self._gears:
                 raise GearError(f"expected one adaptor for {adaptor.level}, but got two")
             self._gears[adaptor.level] = adaptor.apply(self.base, base_fingerprint)
+            calibration += adaptor.calibration
+        self._sensor = Sensor(self._gears, calibration)
 
     @classmethod
     def from_registry(
@@ -105,16 +108,15 @@ class GearBox:
         Raises:
             GearError: there is no adaptor of this kind.
         """
-        level = DistortionLevel.parse(level)
-        if not level.parts:
-            return level
-        supported = [gear for gear in self._gears if gear.kind == level.kind]
-        if not supported:
-            kinds = ", ".join(sorted({gear.kind for gear in self._gears})) or "none"
-            raise GearError(f"no adaptor for the distortion {level.kind}; this gearbox has {kinds}")
-        candidates = [DistortionLevel(), *supported]
-        found = min(candidates, key=lambda c: (distance(level, c), -strength(c) if c.parts else float("inf")))
-        return level if not found.parts and level.is_pristine else found
+        return nearest(DistortionLevel.parse(level), self._gears)
+
+    def sense(self, data: bytes) -> Sensed:
+        """The level of an encoded frame, among the kinds that this gearbox has adaptors for.
+
+        Raises:
+            SenseError: it cannot be told.
+        """
+        return self._sensor(Received(data))
 
     @inference_mode()
     def __call__(self, x: Tensor, level: DistortionLevel | str) -> Any:
@@ -125,7 +127,7 @@ class GearBox:
         """Sense the level of every encoded frame, and run each with the gear that fits.
 
         Args:
-            frames: encoded images, such as the contents of JPEG files.
+            frames: encoded images or clips, such as the contents of JPEG files.
             level: tells the level where the bytes do not, for all frames.
 
         Returns:
@@ -143,17 +145,15 @@ class GearBox:
 
     @inference_mode()
     def _infer_one(self, data: bytes, index: int, told: DistortionLevel | None, problem: Problem) -> Inference:
-        sensed, misfit = told, 0.0
-        if sensed is None:
-            answer = sense(data)
-            sensed, misfit = answer.level, answer.misfit
-        used = self.nearest(sensed)
+        received = Received(data)
         try:
-            image = decode(data)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"frame {index}: expected an encoded image, but got: {error}") from error
+            answer = self._sensor(received) if told is None else Sensed(told, 0.0)
+            used = self.nearest(answer.level)
+            image = received.image
+        except (SenseError, DataError) as error:
+            raise type(error)(f"frame {index}: {error}") from error
         device = next(self.base.parameters()).device
         compute = Compute(device=device, bf16=False)
         batch = problem.to(problem.collate([Sample(image=image, target=None, name=str(index))]), compute)
         prediction = problem.predict(self.model(used), batch)[0]
-        return Inference(prediction=prediction, sensed=sensed, used=used, misfit=misfit)
+        return Inference(prediction=prediction, sensed=answer.level, used=used, misfit=answer.misfit)

@@ -6,38 +6,42 @@ name the key, what was expected and what came.
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from gearnn.compute import Precision
+from gearnn.datasets import Options, cityscapes, streets
 from gearnn.datasets.frames import RESAMPLING, Camera
 from gearnn.errors import LevelError, PlanError
 from gearnn.layers import BatchNormStatistics, Granularity
-from gearnn.levels import DistortionLevel
+from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.recipe import OptimizerName, Recipe, Schedule
 
 Channels = tuple[float, float, float]
 
-
-def _canonical(text: str) -> str:
-    try:
-        return str(DistortionLevel.parse(text))
-    except LevelError as error:
-        raise ValueError(str(error)) from error
+_SIZE_ALONE = re.compile(r"resolution:[^+]*?(?<![\d/])\d+x\d+(?![\d/])")
 
 
 def _resampling(name: str) -> str:
     if name not in RESAMPLING:
         raise ValueError(f"expected one of {', '.join(RESAMPLING)}")
     return name
-
-
-LevelText = Annotated[str, AfterValidator(_canonical)]
 
 
 class _Section(BaseModel):
@@ -140,15 +144,24 @@ class SplitsSpec(_Section):
 class DataSpec(_Section):
     """The frames."""
 
-    name: Literal["camvid", "streets"]
-    root: str | None = Field(None, description="folder of the dataset; streets needs none")
+    name: Literal["camvid", "cityscapes", "folder", "pennfudan", "streets"]
+    root: str | None = Field(None, description="folder of the dataset, or s3://bucket/prefix; streets needs none")
     camera: CameraSpec = CameraSpec()
     splits: SplitsSpec = SplitsSpec()
     frames: dict[str, StrictInt] = Field(default_factory=dict, description="streets: scenes in each split")
     seed: StrictInt = Field(0, description="streets: seed of the scenes")
+    classes: tuple[str, ...] = Field((), description="folder: names of the classes, in the order of their indices")
+    ignore: StrictInt | None = Field(None, ge=0, le=255, description="folder: value of mask pixels without truth")
+    clip: StrictInt = Field(1, ge=1, le=300, description="cityscapes: frames that encoders of video see, up to 30")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.name != "folder" and (self.classes or self.ignore is not None):
+            raise ValueError(f"`classes` and `ignore` are for name: folder only; {self.name} has its own")
+        if self.name == "folder" and not self.classes:
+            raise ValueError("expected `classes`, the names of the classes in the order of their indices")
+        if self.name != "cityscapes" and self.clip != 1:
+            raise ValueError(f"`clip` is for cityscapes only; {self.name} has no sequences")
         if self.name == "streets":
             missing = {self.splits.train, self.splits.promote, self.splits.test} - self.frames.keys()
             if missing:
@@ -160,6 +173,17 @@ class DataSpec(_Section):
         elif self.frames:
             raise ValueError(f"`frames` is for streets only; {self.name} has the frames that are in its folder")
         return self
+
+    @property
+    def frame_size(self) -> tuple[int, int] | None:
+        """(width, height) of all undistorted frames in pixels, where plan or dataset fix it."""
+        return self.camera.size or {"streets": streets.SIZE, "cityscapes": cityscapes.SIZE}.get(self.name)
+
+    def options(self) -> Options:
+        """What single datasets need, as :func:`gearnn.datasets.open_split` takes it."""
+        return Options(
+            frames=self.frames, seed=self.seed, class_names=self.classes, ignore_index=self.ignore, clip=self.clip
+        )
 
 
 class BoundSpec(_Section):
@@ -191,7 +215,7 @@ class Plan(_Section):
 
     base: BaseSpec
     data: DataSpec
-    levels: tuple[LevelText, ...] = Field(min_length=1)
+    levels: tuple[str, ...] = Field(min_length=1, description="levels, products in braces, or a set such as paper/jpeg")
     bound: BoundSpec = BoundSpec()
     finetune: FinetuneSpec = FinetuneSpec()
     partial: FinetuneSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
@@ -203,6 +227,22 @@ class Plan(_Section):
     device: str = "auto"
     precision: Precision = "auto"
     seed: StrictInt = 0
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _expand_levels(cls, value: Any, info: ValidationInfo) -> Any:
+        """Every level by itself, in canonical text; sizes relate to the camera's."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            return value
+        data: DataSpec | None = info.data.get("data")
+        frame_size = data.frame_size if data is not None else None
+        if data is not None and frame_size is None and any(map(_SIZE_ALONE.search, texts)):
+            raise ValueError("expected data.camera.size, or resolution:WIDTHxHEIGHT/WIDTHxHEIGHT with the whole size")
+        try:
+            return [str(level) for level in expand_levels(texts, frame_size=frame_size)]
+        except LevelError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _no_level_twice(self) -> Self:

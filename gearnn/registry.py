@@ -7,18 +7,20 @@ MLmodel file and in its description. Weights are safetensors; loading runs no pi
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.errors import RegistryError
+from gearnn.errors import LevelError, RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
@@ -241,7 +243,9 @@ def adaptors(base: str | None = None, distortion: str | None = None) -> list[Ver
         query += f" and tags.`{words.TAG_DISTORTION}` = '{distortion}'"
     versions = [get_version(v.name, str(v.version)) for v in tracking.client().search_model_versions(query)]
     ours = [v for v in versions if base is None or _base_of(v)[0] == base]
-    return sorted(ours, key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
+    known = [v for v in ours if not _unknown_level(v)]
+    known.sort(key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
+    return known + [v for v in ours if _unknown_level(v)]
 
 
 def metrics(version: Version) -> dict[str, float]:
@@ -285,10 +289,16 @@ def load_adaptor(version: Version) -> Adaptor:
     return Adaptor.load(path)
 
 
-def load_gearbox(base: str, distortion: str | None, alias: str, problem: Problem | None = None) -> GearBox:
-    """See :meth:`gearnn.gearbox.GearBox.from_registry`."""
+def load_gearbox(
+    base: str, distortion: str | None, alias: str, problem: Problem | None = None, device: torch.device | None = None
+) -> GearBox:
+    """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
     model, registered_problem, version = load_base(base)
-    names = sorted({v.name for v in adaptors(base, distortion)})
+    found = adaptors(base, distortion)
+    unknown = {v.name: reason for v in found if (reason := _unknown_level(v))}
+    for name, reason in unknown.items():
+        logging.getLogger("gearnn").warning("%s is left out: %s", name, reason)
+    names = sorted({v.name for v in found} - unknown.keys())
     if not names:
         kind = "any distortion" if distortion is None else distortion
         raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
@@ -299,7 +309,7 @@ def load_gearbox(base: str, distortion: str | None, alias: str, problem: Problem
                 f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
             )
-    return GearBox(model, [load_adaptor(v) for v in chosen], problem or registered_problem)
+    return GearBox(model.to(device), [load_adaptor(v) for v in chosen], problem or registered_problem)
 
 
 # Means
@@ -384,6 +394,15 @@ def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool
 
 def _set_alias(name: str, alias: str, version: str) -> None:
     tracking.client().set_registered_model_alias(name, alias, version)
+
+
+def _unknown_level(version: Version) -> str:
+    """Why the level of an adaptor cannot be read here, such as a kind whose package is not installed; or nothing."""
+    try:
+        DistortionLevel.parse(version.tags[words.TAG_LEVEL])
+    except LevelError as error:
+        return str(error)
+    return ""
 
 
 def _base_of(version: Version) -> tuple[str, str]:

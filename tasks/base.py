@@ -1,18 +1,27 @@
 """The pre-trained DNN of a plan: read from its checkpoint, or trained on pristine frames where there is none."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from gearnn.files import digest_of_file
 from gearnn.finetune import finetune
 from gearnn.layers import fingerprint, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model, save_checkpoint
 from gearnn.plan import FinetuneSpec, Plan
 from gearnn.problem import Problem
-from gearnn.resolve import compute_of, numerics_of, open_base, open_checkpoint, open_role, problem_of, samples_of
+from gearnn.resolve import (
+    checkpoint_path,
+    compute_of,
+    numerics_of,
+    open_base,
+    open_checkpoint,
+    open_role,
+    problem_of,
+    samples_of,
+)
 from gearnn.storage import Ref, Store
 from tasks.progress import reporter
 from tasks.records import Base, Data
@@ -22,8 +31,8 @@ from tasks.step import step, written
 def _reads(plan: Plan, data: Data) -> dict[str, Any]:
     network = {"name": plan.base.name, "num_classes": plan.base.num_classes}
     if plan.base.checkpoint is not None:
-        path = Path(plan.base.checkpoint)
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        path = checkpoint_path(plan)
+        content = digest_of_file(path)[0] if path is not None and path.is_file() else None
         return network | {"checkpoint": content}
     return network | {
         "train": _train(plan).model_dump(mode="json"),

@@ -2,16 +2,16 @@
 
 from typing import Any
 
+from gearnn.copies import look_anew
 from gearnn.datasets import check_frames
 from gearnn.plan import Plan
-from gearnn.resolve import open_role
+from gearnn.resolve import ROLES, open_role
 from tasks.records import Data
 from tasks.step import step
 
-ROLES = ("train", "promote", "test")
-
 
 def _reads(plan: Plan) -> dict[str, Any]:
+    look_anew()  # this step is a run's first
     return {"digests": _digests(plan)}
 
 

@@ -1,16 +1,18 @@
 """Full and partial fine-tuning of the base at one level (Algorithm 1, lines 2 and 8)."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gearnn.adaptor import Adaptor
+from gearnn.distortions import kind_of, needs_calibration
 from gearnn.finetune import FineTuned, finetune
 from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
 from gearnn.plan import FinetuneSpec, Plan
 from gearnn.recipe import Recipe
-from gearnn.resolve import compute_of, numerics_of, samples_of
+from gearnn.resolve import calibration_of, compute_of, numerics_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
@@ -48,11 +50,18 @@ def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path)
     )
 
 
+def _calibrated_by(level: DistortionLevel) -> dict[str, Any]:
+    """What decides the calibration of an adaptor; nothing for levels that need none."""
+    needs = {kind: kind_of(kind).features for kind in needs_calibration(level)}
+    return {"calibrated": needs} if needs else {}
+
+
 def _reads_partial(plan: Plan, base: Base, data: Data, level: str, selection: Selection) -> dict[str, Any]:
     return _common(plan, base, data, level, plan.partial or plan.finetune) | {
         "layers": selection.layers,
         "bound": selection.bound,
         "granularity": plan.bound.granularity,
+        **_calibrated_by(DistortionLevel.parse(level)),
     }
 
 
@@ -75,6 +84,7 @@ def partial_finetune(
         batchnorm_statistics=policy,
         notes={"data": data.digests["train"]},
     )
+    adaptor = replace(adaptor, calibration=calibration_of(plan, DistortionLevel.parse(level)))
     return AdaptorFile(
         level=level,
         file=Store(plan.store).put(adaptor.to_bytes(), ".safetensors"),

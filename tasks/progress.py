@@ -81,6 +81,42 @@ def reporter(what: str) -> Callable[[Position], None]:
     return report
 
 
+def counter(what: str) -> Callable[[int, int], None]:
+    """A callback for work that is counted, such as frames: called with (done, in all); raises as a reporter does."""
+    show = _counting_bar(_display, what) if _display is not None else _counting_lines(what)
+
+    def count(done: int, total: int) -> None:
+        if _stop.is_set():
+            raise StoppedError(f"{what}: stopped at {done} of {total}")
+        show(done, total)
+
+    return count
+
+
+def _counting_bar(display: Progress, what: str) -> Callable[[int, int], None]:
+    bar = display.add_task(what, total=None, detail="")
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        left = (time.monotonic() - started) / done * (total - done)
+        display.update(bar, completed=done, total=total, detail="done" if done == total else f"{_duration(left)} left")
+
+    return show
+
+
+def _counting_lines(what: str) -> Callable[[int, int], None]:
+    logger = _logger()
+    started = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            logger.info("%s: %d of %d, %s left", what, done, total, _duration((last - started) / done * (total - done)))
+
+    return show
+
+
 def _bar(display: Progress, what: str) -> Callable[[Position], None]:
     bar: TaskID | None = None
 

@@ -23,6 +23,18 @@ class Data(Record):
     num_frames: dict[str, int]
 
 
+class Frames(Record):
+    """The distorted frames that a plan needs, made.
+
+    Attributes:
+        num_written: files that were missing.
+        num_bytes: their size.
+    """
+
+    num_written: int
+    num_bytes: int
+
+
 class Base(Record):
     """The pre-trained DNN.
 

@@ -10,6 +10,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from gearnn import tracking
 from gearnn import vocabulary as words
+from gearnn.files import home
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.storage import Ref, Store
@@ -25,7 +26,7 @@ def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -
     ``<home>/reports/<base>/<plan digest>/``: ``report.md``, ``scores.parquet``,
     ``adaptors/<level slug>.safetensors`` and ``sensitivity/<distortion>/<level slug>.parquet``.
     """
-    folder = tracking.home() / "reports" / plan.registered_base / plan_digest(plan)[:12]
+    folder = home() / "reports" / plan.registered_base / plan_digest(plan)[:12]
     folder.mkdir(parents=True, exist_ok=True)
     cells = table_cells(rows, base)
     pd.DataFrame(_scores(rows)).to_parquet(folder / "scores.parquet", index=False)

@@ -32,20 +32,27 @@ def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
     """The table of a run, headings first: accuracies of every solution and the adaptor's size."""
     cells = [_HEADINGS]
     for row in rows:
-        kept = kept_share(row)
         figures = (f"{row.scores[solution].values[words.TEST]:.1f}" for solution in words.SOLUTIONS)
         size = row.adaptor.num_values
         cells.append(
             (
                 row.level,
                 *figures,
-                "gain under 2 points" if kept is None else f"{100 * kept:.0f} %",
+                _kept(row),
                 f"{size:,}",
                 f"{100 * size / base.num_values:.2f} %",
                 str(len(row.selection.layers)),
             )
         )
     return cells
+
+
+def _kept(row: Row) -> str:
+    base, adaptor = (row.scores[solution].values[words.TEST] for solution in (words.BASE, words.ADAPTOR))
+    if adaptor < base:
+        return "worse than the base"
+    kept = kept_share(row)
+    return "gain under 2 points" if kept is None else f"{100 * kept:.0f} %"
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:

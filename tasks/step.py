@@ -29,7 +29,7 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
 
     The function's first parameter is the plan, and its return annotation the record's type. If it
     has a parameter ``scratch``, that is filled with a path that stays the same until the step is
-    done, for what must survive a crash.
+    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` tells whether there is a record.
 
     Args:
         version: raised when the step would give another result for the same inputs.
@@ -44,9 +44,15 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
         resumes = "scratch" in signature.parameters
         visible = [p for p in signature.parameters.values() if p.name != "scratch"]
 
+        def key_of(plan: Plan, *args: Any, **kwargs: Any) -> str:
+            return digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
+
+        def is_done(plan: Plan, *args: Any, **kwargs: Any) -> bool:
+            return Store(plan.store).recall(name, key_of(plan, *args, **kwargs)) is not None
+
         @functools.wraps(function)
         def once(plan: Plan, *args: Any, **kwargs: Any) -> Any:
-            key = digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
+            key = key_of(plan, *args, **kwargs)
             store = Store(plan.store)
             known = store.recall(name, key)
             if known is None:
@@ -59,6 +65,7 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
             step_done(name.replace("_", " "))
             return record if known is None else _cached(record_type.model_validate(known), key)
 
+        once.is_done = is_done  # type: ignore[attr-defined]
         once.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
         return task(once, name=name.replace("_", " "), task_run_name=label, persist_result=False)
 

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gearnn.adaptor import Adaptor
+from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError
 from gearnn.layers import Layer, fingerprint, layers_of, named
+from gearnn.levels import DistortionLevel
 
 
 def tune(base: nn.Module, names: list[str]) -> tuple[nn.Module, list[Layer]]:
@@ -37,6 +40,45 @@ def test_an_adaptor_comes_back_from_its_file(adaptor: Adaptor, tmp_path: Path) -
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in adaptor.tensors.items())
     assert again.sha256 == adaptor.sha256
     assert again.num_values == 8 + 45
+
+
+def test_calibration_travels_with_the_adaptor(adaptor: Adaptor, tmp_path: Path) -> None:
+    measured = Calibration(
+        kind="brightness",
+        level=DistortionLevel.parse("brightness:factor=0.3"),
+        features=("one", "two"),
+        mean=(1.5, -2.0),
+        covariance=((1.0, 0.25), (0.25, 2.0)),
+        num_frames=3,
+    )
+    calibrated = replace(adaptor, calibration=(measured,))
+    calibrated.save(tmp_path / "a.safetensors")
+    assert Adaptor.load(tmp_path / "a.safetensors").calibration == (measured,)
+    assert calibrated.sha256 != adaptor.sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": None}, "its header is incomplete"),
+        ({"mean": [1.0]}, "expected a mean and a covariance of 2 features"),
+        ({"covariance": [[1.0, 2.0]]}, "expected a mean and a covariance of 2 features"),
+        ({"mean": [1.0, float("nan")]}, "expected finite calibration values"),
+        ({"level": "fog:density=1"}, "unknown distortion 'fog'"),
+        ({"level": None}, "its header is incomplete"),
+    ],
+)
+def test_a_damaged_calibration_is_told(
+    adaptor: Adaptor, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    good = {"kind": "brightness", "level": "brightness:factor=0.3", "features": ["one", "two"], "num_frames": 3}
+    calibration = good | {"mean": [1.5, -2.0], "covariance": [[1.0, 0.0], [0.0, 1.0]]} | changes
+    adaptor.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["gearnn.adaptor"]) | {"calibration": [calibration]}
+    save_file(dict(adaptor.tensors), tmp_path / "b.safetensors", {"gearnn.adaptor": json.dumps(header)})
+    with pytest.raises(AdaptorError, match=message):
+        Adaptor.load(tmp_path / "b.safetensors")
 
 
 def test_the_header_tells_what_it_is_bound_to(adaptor: Adaptor, tiny: nn.Module, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.layers import charged_once, layers_of, model_size, named
 from gearnn.models import load_model, save_checkpoint
+from gearnn.plan import Plan
 from gearnn.problem import SemanticSegmentation
 from gearnn.recipe import Recipe
 
@@ -87,3 +88,15 @@ def test_the_command_refuses_before_training(
     monkeypatch.setattr(algorithm1, "finetune", lambda *_, **__: pytest.fail("trained"))
     assert algorithm1.main([str(write_plan(tmp_path, **changes)), level, str(tmp_path / target)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_adaptor_of_a_plan_carries_what_senses_its_level(tmp_path: Path) -> None:
+    path = write_plan(tmp_path, levels=["brightness:factor=0.3", "jpeg:quality=10"], store=str(tmp_path / "store"))
+    plan = Plan.load(path)
+    dark, compressed = (algorithm1.adapt_from_plan(plan, level) for level in plan.distortion_levels)
+    assert [(c.kind, str(c.level), c.num_frames) for c in dark.calibration] == [
+        ("brightness", "pristine", 4),
+        ("brightness", "brightness:factor=0.3", 4),
+    ]
+    assert dark.calibration[1].mean[2] < dark.calibration[0].mean[2] - 1.0  # the median, in stops
+    assert compressed.calibration == ()

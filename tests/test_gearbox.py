@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,15 +7,19 @@ from PIL import Image
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.distortions import encode
+from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets.streets import Streets
+from gearnn.distortions import calibrate, encode, needs_calibration
 from gearnn.errors import AdaptorError, DataError, GearError, SenseError
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.problem import SemanticSegmentation
 from tests.conftest import TinyNet
+from tests.distortions.test_h264 import strip
 from tests.test_adaptor import tune
 
 LEVELS = ("jpeg:quality=10", "jpeg:quality=30")
+STREETS = Streets("train", 16, 0, Camera(size=(96, 64)))
 
 
 def make_adaptor(base: nn.Module, level: str, names: list[str]) -> Adaptor:
@@ -120,3 +126,61 @@ def test_a_gearbox_without_a_problem_runs_tensors_only(tiny: nn.Module) -> None:
 def test_odd_sizes_come_back_whole(gearbox: GearBox) -> None:
     image = Image.fromarray(np.zeros((13, 21, 3), np.uint8))
     assert gearbox.infer([encode(image, "jpeg:quality=10")])[0].prediction.shape == (13, 21)
+
+
+def test_a_gearbox_senses_by_the_calibration_of_its_adaptors(tiny: nn.Module, problem: SemanticSegmentation) -> None:
+    def calibrated(level: str) -> Adaptor:
+        scenes = {at: DistortedDataset(STREETS, DistortionLevel.parse(at)) for at in ("pristine", level)}
+        found = [c for frames in scenes.values() for c in calibrate(frames, ["brightness", "resolution"])]
+        kinds = needs_calibration(DistortionLevel.parse(level))
+        return replace(make_adaptor(tiny, level, ["bn"]), calibration=tuple(c for c in found if c.kind in kinds))
+
+    dark = GearBox(tiny, [calibrated("brightness:factor=0.1"), calibrated("brightness:factor=3")], problem)
+    photo = Streets("val", 1, 0, Camera(size=(96, 64))).frame(0)
+    for level in ("brightness:factor=0.1", "brightness:factor=3"):
+        answer = dark.infer([encode(photo, level)])[0]
+        assert (str(answer.sensed), str(answer.used)) == (level, level)
+    assert str(dark.infer([encode(photo, "pristine")])[0].used) == "brightness:factor=1"
+    small = GearBox(tiny, [calibrated("resolution:scale=0.5+jpeg:quality=20")], problem)
+    answer = small.infer([encode(photo, "resolution:scale=0.5+jpeg:quality=25")])[0]
+    assert str(answer.sensed) == "resolution:scale=0.5+jpeg:quality=25"
+    assert str(answer.used) == "resolution:scale=0.5+jpeg:quality=20"
+    assert answer.prediction.shape == (32, 48)
+
+
+def test_clips_are_frames_too(tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image) -> None:
+    gearbox = GearBox(tiny, [make_adaptor(tiny, "h264:crf=30", ["bn"])], problem)
+    answers = gearbox.infer([encode(photo, "h264:crf=33"), encode(photo, "h264:crf=5")])
+    assert [str(a.used) for a in answers] == ["h264:crf=30", "pristine"]
+    assert answers[0].prediction.shape == (photo.height, photo.width)
+
+
+def test_a_gearbox_of_every_kind_tells_scaled_streams_from_compressed_ones(
+    tiny: nn.Module, problem: SemanticSegmentation
+) -> None:
+    """Scaled frames are encoded at CRF 18, which the H.264 sensor reads as well; it is no distortion of its own."""
+    levels = ["resolution:scale=0.5", "h264:crf=18", "h264:crf=36", "brightness:factor=0.1", "jpeg:quality=10"]
+    undistorted = calibrate(DistortedDataset(STREETS, DistortionLevel()), ["brightness", "resolution"])
+    adaptors = []
+    for level in levels:
+        kinds = needs_calibration(DistortionLevel.parse(level))
+        own = calibrate(DistortedDataset(STREETS, DistortionLevel.parse(level)), kinds)
+        calibration = (*own, *(c for c in undistorted if c.kind in kinds))
+        adaptors.append(replace(make_adaptor(tiny, level, ["bn"]), calibration=calibration))
+    gearbox = GearBox(tiny, adaptors, problem)
+    photo = Streets("val", 1, 0, Camera(size=(96, 64))).frame(0)
+    for level in levels:
+        answer = gearbox.infer([encode(photo, level)])[0]
+        assert (str(answer.sensed), str(answer.used)) == (level, level)
+    stripped = strip(encode(photo, "resolution:scale=0.5"))
+    assert str(gearbox.infer([stripped])[0].used) == "resolution:scale=0.5"
+    with pytest.raises(SenseError, match=r"it looks like resolution:scale=0.5 and h264:crf=36; choose a kind"):
+        gearbox.infer([encode(photo, "resolution:scale=0.5+h264:crf=36")])
+
+
+def test_neighbours_of_a_combination_weigh_every_kind_by_its_range(tiny: nn.Module) -> None:
+    levels = ["resolution:scale=0.25+jpeg:quality=40", "resolution:scale=0.5+jpeg:quality=30"]
+    gearbox = GearBox(tiny, [make_adaptor(tiny, level, ["bn"]) for level in levels])
+    assert str(gearbox.nearest("resolution:scale=0.5+jpeg:quality=38")) == levels[1]
+    assert str(gearbox.nearest("resolution:scale=0.3+jpeg:quality=32")) == levels[0]
+    assert str(gearbox.nearest("resolution:scale=0.95+jpeg:quality=95")) == "pristine"

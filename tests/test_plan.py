@@ -74,8 +74,22 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
         ({"levels": ["jpeg:quality=10", "jpeg:quality=10"]}, "levels: jpeg:quality=10 is listed twice"),
         ({"bound": {"fraction": 0.1, "values": 4}}, "bound: expected either `fraction` or `values`, but got both"),
         ({"bound": {"fraction": 1.5}}, "bound.fraction: expected less than or equal to 1"),
-        ({"data": {"name": "kitti"}}, "data.name: expected 'camvid' or 'streets', but got 'kitti'"),
+        (
+            {"data": {"name": "kitti"}},
+            "data.name: expected 'camvid', 'cityscapes', 'folder', 'pennfudan' or 'streets', but got 'kitti'",
+        ),
         ({"data": {"name": "camvid"}}, "data: expected `root`, the folder of camvid"),
+        ({"data": {"name": "folder", "root": "x"}}, "data: expected `classes`, the names of the classes"),
+        ({"data": {"name": "camvid", "root": "x", "ignore": 3}}, "data: `classes` and `ignore` are for name: folder"),
+        ({"data": {"name": "camvid", "root": "x", "clip": 20}}, "data: `clip` is for cityscapes only"),
+        ({"levels": ["resolution:100x100/640x360"]}, "levels: level 'resolution:100x100/640x360': expected the shape"),
+        (
+            {"levels": ["resolution:120x90"]},
+            "levels: expected data.camera.size, or resolution:WIDTHxHEIGHT/WIDTHxHEIGHT",
+        ),
+        ({"levels": ["resolution:{240x180/480x360,120x90}"]}, "levels: expected data.camera.size"),
+        ({"levels": [10]}, "levels.0: expected a valid string, but got 10"),
+        ({"levels": "paper/fog"}, "levels: unknown level set 'paper/fog'"),
         ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of train, val"),
         ({"base": {"name": "drn_d_22", "num_classes": 11}}, "base: expected `checkpoint` (a file), or `train`"),
         ({"base": {"num_classes": 11, "checkpoint": "x"}}, "base.name is missing"),
@@ -109,3 +123,12 @@ def test_a_file_that_is_no_plan_is_named(tmp_path: Path, text: str, message: str
         Plan.load(path)
     with pytest.raises(PlanError, match="no such file"):
         Plan.load(tmp_path / "none.yaml")
+
+
+def test_levels_may_be_products_sets_and_sizes_of_the_camera() -> None:
+    data = {"name": "camvid", "root": "camvid", "camera": {"size": [240, 180]}}
+    plan = Plan.read(content(data=data, levels=["resolution:{120x90,60x46}+jpeg:quality={10,20}"]), source="here")
+    assert plan.levels[:2] == ("resolution:scale=0.5+jpeg:quality=10", "resolution:scale=0.5+jpeg:quality=20")
+    assert plan.levels[2] == "resolution:scale=0.25+jpeg:quality=10"
+    assert len(Plan.read(content(levels="paper/brightness"), source="here").distortion_levels) == 19
+    assert Plan.model_validate(plan.model_dump(mode="json")) == plan  # as Prefect hands it on

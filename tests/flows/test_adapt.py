@@ -17,6 +17,7 @@ from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
 from gearnn.algorithm1 import adapt_from_plan
+from gearnn.datasets.cache import clear, usage
 from gearnn.errors import DivergedError, LevelsFailedError, PlanError
 from gearnn.finetune import FineTuned, finetune
 from gearnn.gearbox import GearBox
@@ -195,6 +196,15 @@ def test_a_level_that_fails_does_not_hold_up_the_others_and_can_be_resumed(world
     resumed = world.adapt(levels=levels)
     assert sorted(world.trained) == ["full jpeg:quality=7", "partial jpeg:quality=7"]
     assert [row.level for row in resumed.rows] == levels
+
+
+def test_frames_are_made_ahead_for_levels_that_are_yet_to_be_trained(world: World, first: Adapted) -> None:
+    frames = Store(world.plan().store).frames
+    clear(frames)
+    world.adapt()
+    assert usage(frames) == []  # all is trained, nothing needs them
+    world.adapt(levels=[*LEVELS, "jpeg:quality=33"])
+    assert {entry.name: entry.num_files for entry in usage(frames)} == {"jpeg-quality-33": 12}
 
 
 def test_a_lost_file_is_made_again(world: World, first: Adapted) -> None:

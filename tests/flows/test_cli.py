@@ -204,7 +204,7 @@ def test_infer_writes_masks_with_the_gear_that_fits(tmp_path: Path, problem: Any
     shutil.copy(tmp_path / "a.jpg", tmp_path / "b.jpg")
     (tmp_path / "b.jpg").write_bytes((tmp_path / "b.jpg").read_bytes()[:700])
     result = run("infer", NAME, tmp_path / "b.jpg", tmp_path / "a.jpg", "--output", tmp_path / "masks")
-    assert "sensed jpeg:quality=12, used jpeg:quality=10" in result.stdout
+    assert "sensed jpeg:quality=12 (misfit 0.000), used jpeg:quality=10" in result.stdout
     mask = np.asarray(Image.open(tmp_path / "masks" / "a.png"))
     assert mask.shape == (photo.height, photo.width)
     assert mask.max() < 9
