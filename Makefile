@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo test check bench format clean
+.PHONY: help setup demo test check bench fuzz format clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ check: $(READY) ## lint, format, types
 
 bench: $(READY) ## measure what the project promises, as ratios
 	@$(BIN)/python -m tests.bench
+
+fuzz: $(READY) ## 20,000 damaged inputs through every decoder and sensor
+	@$(BIN)/python -m tests.fuzz
 
 format: $(READY) ## rewrite the code in the house's format
 	@$(BIN)/ruff check --fix .

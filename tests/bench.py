@@ -6,6 +6,7 @@ row says its target; a missed target makes the exit status 1, and is the figure 
 
 import argparse
 import copy
+import json
 import os
 import statistics
 import subprocess
@@ -13,24 +14,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from math import log2
 from pathlib import Path
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
 
 from gearnn.compute import Compute
-from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets import Camera, DistortedDataset, open_split
 from gearnn.datasets.streets import Streets
+from gearnn.distortions import Received, Reference, encode, h264, kind_of, sense, video
 from gearnn.finetune import _choose_weights, _Job, _step, finetune
 from gearnn.knapsack import select_layers
 from gearnn.layers import Layer, layers_of
-from gearnn.levels import DistortionLevel
+from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.models import load_model
 from gearnn.problem import Batch, SemanticSegmentation
 from gearnn.recipe import Recipe, make_optimizer
+from tests.conftest import SHARED
+from tests.distortions.test_h264 import strip
 
 PROBLEM = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 SIZE = (240, 180)
@@ -48,8 +54,28 @@ def main() -> int:
     """Measure, print the table, say whether every target is met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="turns of every pair")
-    rounds = parser.parse_args().rounds
-    benches: list[Callable[[int], Row]] = [partial_step, training_loop, orchestration, import_time]
+    parser.add_argument("--only", default="", help="only rows whose function has this in its name")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    benches: list[Callable[[int], Row]] = [
+        partial_step,
+        training_loop,
+        orchestration,
+        import_time,
+        distorting_jpeg,
+        distorting_h264,
+        sensing_jpeg,
+        sensing_resolution,
+        sensing_brightness,
+        sensing_h264_sei,
+        sensing_h264_slices,
+        crf_error_sei,
+        crf_error_stripped,
+        crf_error_quantisers_only,
+    ]
+    benches = [bench for bench in benches if arguments.only in bench.__name__]
+    if not (SHARED / "data" / "camvid").is_dir():
+        benches = [bench for bench in benches if not bench.__name__.startswith("crf_error")]
     rows = [bench(rounds) for bench in track(benches, description="measuring", console=Console(stderr=True))]
     table = Table(title=f"{os.cpu_count()} cores, torch {torch.__version__}, {Compute.resolve().precision}")
     for name in ("what", "measured", "target", "", "detail"):
@@ -121,6 +147,132 @@ def import_time(rounds: int) -> Row:
         for _ in range(min(rounds, 5))
     ]
     return Row("import gearnn", statistics.median(found), 1.0, "s", "every public name used")
+
+
+def distorting_jpeg(rounds: int) -> Row:
+    """Filling the cache with JPEG frames against a bare loop over Pillow, 240 frames of 1280x720, two processes."""
+    return _distorting("jpeg:quality=20", 240, rounds)
+
+
+def distorting_h264(rounds: int) -> Row:
+    """The same with H.264 against a bare loop over Pillow and PyAV, 120 frames."""
+    return _distorting("h264:crf=23", 120, rounds)
+
+
+def sensing_jpeg(rounds: int) -> Row:
+    """The quality of a JPEG of 2048x1024 from its bytes; with tables of another encoder it takes longer."""
+    data = encode(_photo(), "jpeg:quality=40")
+    foreign = (Path(__file__).parent / "distortions" / "files" / "mozjpeg_q75.jpg").read_bytes()
+    took, other = (_each(lambda data=data: sense(data), rounds, 1000) for data in (data, foreign))
+    return Row("sensing JPEG", 1e6 * took, 50, "us a frame", f"mozjpeg's tables {1e6 * other:.0f} us")
+
+
+def sensing_resolution(rounds: int) -> Row:
+    """The scale of a frame of 1024x512 from the bytes of its H.264 stream; and of a JPEG of that size."""
+    kind, half = kind_of("resolution"), encode(_photo(), "resolution:0.5")
+    sizes = {1.0: _photo().size, 0.5: (1024, 512), 0.25: (512, 256)}
+    references = [
+        Reference(values={"scale": scale}, mean=(log2(w), log2(h)), covariance=((0.0, 0.0), (0.0, 0.0)))
+        for scale, (w, h) in sizes.items()
+    ]
+    assert kind.measure is not None
+    assert kind.compare is not None
+    measure, compare = kind.measure, kind.compare
+    took = _each(lambda: compare(measure(Received(half)), references), rounds, 1000)
+    jpeg = encode(_photo(), "resolution:0.5+jpeg:quality=40")
+    other = _each(lambda: compare(measure(Received(jpeg)), references), rounds, 1000)
+    return Row(
+        "sensing resolution", 1e6 * took, 20, "us a frame", f"from an H.264 stream; from a JPEG {1e6 * other:.0f} us"
+    )
+
+
+def sensing_brightness(rounds: int) -> Row:
+    """The brightness of a decoded frame of 2048x1024, among 20 levels."""
+    levels = expand_levels("paper/brightness")
+    kind, photo = kind_of("brightness"), _photo()
+    assert kind.measure is not None
+    assert kind.compare is not None
+    measure, compare = kind.measure, kind.compare
+    features = [measure(Received(encode(photo.resize((256, 128)), level))) for level in levels]
+    spread = tuple(tuple(0.1 * (i == j) for j in range(7)) for i in range(7))
+    references = [
+        Reference(values=dict(level.parts[0].parameters), mean=mean, covariance=spread)
+        for level, mean in zip(levels, features, strict=True)
+    ]
+    received = Received(encode(photo, "brightness:factor=0.3"))
+    assert received.image.size == (2048, 1024)
+    took = _each(lambda: compare(measure(received), references), rounds, 50)
+    return Row("sensing brightness", 1e3 * took, 2, "ms a frame", "2048x1024, decoded, among 20 levels")
+
+
+def sensing_h264_sei(rounds: int) -> Row:
+    """The CRF of a clip of one frame of 2048x1024 from x264's SEI."""
+    data = encode(_photo(), "h264:crf=23")
+    took = _each(lambda: sense(data), rounds, 200)
+    return Row("sensing H.264, SEI", 1e3 * took, 1, "ms a frame", "2048x1024, from the bytes")
+
+
+def sensing_h264_slices(rounds: int) -> Row:
+    """The same without SEI: what reading the quantisers adds to decoding the frame."""
+    data = strip(encode(_photo(), "h264:crf=23"))
+    times = in_turns([lambda: video.decode_clip(data), lambda: h264.sense(Received(data))], 10 * rounds)
+    plain, sensing = (statistics.median(found) for found in times)
+    added = statistics.median(both - alone for alone, both in zip(*times, strict=True))
+    detail = f"decoded in {1e3 * plain:.1f} ms, decoded and sensed in {1e3 * sensing:.1f} ms"
+    return Row("sensing H.264, slices", 1e3 * added, 1, "ms a frame", detail)
+
+
+def crf_error_sei(_: int) -> Row:
+    """Mean error of the CRF that is sensed, over CRF 15 to 30 and CamVid's validation frames, with x264's SEI."""
+    return _crf_error("CRF error, SEI present", lambda data: data)
+
+
+def crf_error_stripped(_: int) -> Row:
+    """The same with the SEI cut out of the streams."""
+    return _crf_error("CRF error, SEI stripped", strip)
+
+
+def crf_error_quantisers_only(_: int) -> Row:
+    """The same as if the encoder had not written its CRF as the initial quantiser: slices' quantisers alone."""
+    before, h264._SNAP = h264._SNAP, -1.0
+    try:
+        return _crf_error("CRF error, quantisers only", strip)
+    finally:
+        h264._SNAP = before
+
+
+def _crf_error(what: str, change: Callable[[bytes], bytes]) -> Row:
+    frames = open_split("camvid", SHARED / "data" / "camvid", "val", Camera(size=SIZE))
+    errors = []
+    for index in range(len(frames)):
+        for crf in range(15, 31):
+            data = change(encode(frames.frame(index), f"h264:crf={crf}"))
+            errors.append(abs(float(dict(sense(data).level.parts[0].parameters)["crf"]) - crf))
+    return Row(
+        what, statistics.mean(errors), 1.0, "CRF", f"{len(frames)} frames, CRF 15 to 30, at most {max(errors):g}"
+    )
+
+
+def _distorting(level: str, number: int, rounds: int) -> Row:
+    command = [sys.executable, "-m", "tests.distorting", level, str(number), str(min(rounds, 5))]
+    seconds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    times = [seconds["bare"], seconds["filling"]]
+    rates = " against ".join(f"{number / statistics.median(found):.0f} frames/s" for found in reversed(times))
+    return Row(f"distorting {level} / bare loop", ratio(times), 1.15, "", rates)
+
+
+def _photo() -> Image.Image:
+    return Streets("photo", 1, 3, Camera(size=(2048, 1024), resample="bicubic")).frame(0)
+
+
+def _each(call: Callable[[], object], rounds: int, times: int) -> float:
+    """Seconds of one call, the median of rounds of many."""
+
+    def many() -> None:
+        for _ in range(times):
+            call()
+
+    return statistics.median(in_turns([many], rounds)[0]) / times
 
 
 class _Steps:
