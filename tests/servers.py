@@ -1,5 +1,6 @@
 """Real servers for tests, on loopback, stopped when the test session ends."""
 
+import itertools
 import json
 import os
 import secrets
@@ -92,16 +93,18 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
 
 
 @contextmanager
-def cutting_proxy(upstream: str, at_most: int) -> Iterator[str]:
-    """An HTTP proxy in front of a server that ends every connection after some bytes of the answer."""
+def cutting_proxy(upstream: str, at_most: int, times: int = 1000) -> Iterator[str]:
+    """An HTTP proxy in front of a server that ends its first connections after some bytes of the answer."""
     host, port = upstream.removeprefix("http://").split(":")
     listener = socket.create_server(("127.0.0.1", 0))
+
+    numbers = itertools.count()
 
     def pass_on(client: socket.socket) -> None:
         with client, socket.create_connection((host, int(port))) as server:
             forward = threading.Thread(target=_copy, args=(client, server, None), daemon=True)
             forward.start()
-            _copy(server, client, at_most)
+            _copy(server, client, at_most if next(numbers) < times else None)
             for end in (server, client):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)  # closing alone would leave the other thread reading

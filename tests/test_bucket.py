@@ -159,6 +159,16 @@ def test_a_connection_that_breaks_is_one_line(prefix: str, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir())
 
 
+def test_requests_that_fail_are_repeated(prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    content = np.random.default_rng(1).bytes(300_000)
+    Bucket(prefix).write("a.bin", content)
+    with cutting_proxy(buckets.os.environ["AWS_ENDPOINT_URL"], at_most=100, times=2) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        forget()
+        Bucket(prefix).download("a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == content
+
+
 @pytest.mark.parametrize(("variable", "value"), [("AWS_PROFILE", "nobody"), ("AWS_ENDPOINT_URL", "localhost:8333")])
 def test_settings_that_boto3_cannot_use_are_one_line(
     prefix: str, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
