@@ -44,14 +44,18 @@ def run(installed: Path | None, folder: Path, *arguments: str) -> subprocess.Com
     )
 
 
-def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(
+def write_plan(folder: Path, levels: str) -> Path:
+    path = folder / "plan.yaml"
+    path.write_text(
         "base: {name: drn_d_22_quarter, num_classes: 9, train: {epochs: 1}}\n"
         "data: {name: streets, frames: {train: 8, val: 2}, camera: {size: [48, 32]}}\n"
-        'levels: ["blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20"]\n'
-        "bound: {fraction: 0.01}\nfinetune: {epochs: 1}\n"
+        f"levels: [{levels}]\nbound: {{fraction: 0.01}}\nfinetune: {{epochs: 1}}\n"
     )
+    return path
+
+
+def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_path: Path) -> None:
+    plan = write_plan(tmp_path, '"blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20"')
     result = run(installed, tmp_path, "flows.cli", "adapt", str(plan))
     assert result.returncode == 0, result.stderr[-2000:]
     listed = run(installed, tmp_path, "flows.cli", "adaptors").stdout
@@ -63,12 +67,7 @@ def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_p
 
 
 def test_adaptors_of_a_kind_that_is_not_installed_do_not_hold_up_the_others(installed: Path, tmp_path: Path) -> None:
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(
-        "base: {name: drn_d_22_quarter, num_classes: 9, train: {epochs: 1}}\n"
-        "data: {name: streets, frames: {train: 8, val: 2}, camera: {size: [48, 32]}}\n"
-        'levels: ["blur:sigma=1", "jpeg:quality=10"]\nbound: {fraction: 0.01}\nfinetune: {epochs: 1}\n'
-    )
+    plan = write_plan(tmp_path, '"blur:sigma=1", "jpeg:quality=10"')
     assert run(installed, tmp_path, "flows.cli", "adapt", str(plan)).returncode == 0
     frame = Streets("val", 1, 0, Camera(size=(48, 32))).frame(0)
     (tmp_path / "frame.jpg").write_bytes(encode(frame, "jpeg:quality=12"))
