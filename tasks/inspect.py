@@ -25,7 +25,7 @@ def inspect_splits(plan: Plan, on_done: Count) -> list[tuple[str, ...]]:
     roles: dict[str, list[str]] = {}
     for role in ROLES:
         roles.setdefault(getattr(plan.data.splits, role), []).append(role)
-    cells = [("split", "serves", "frames", "sizes", "classes by pixels", "without truth")]
+    cells = [("split", "serves", "frames", "sizes", "classes", "without truth")]
     for split, served in roles.items():
         facts = describe_split(open_role(plan, served[0]), on_done)
         cells.append(_split_line(split, ", ".join(served), facts))
@@ -57,10 +57,18 @@ def _split_line(split: str, served: str, facts: SplitFacts) -> tuple[str, ...]:
     shown = by[0] if len(by) == 1 else f"{len(by)} sizes, {by[0]} to {by[-1]}"
     largest = sorted(facts.class_shares.items(), key=lambda entry: -entry[1])
     absent = [name for name, share in facts.class_shares.items() if share == 0]
-    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in largest[:_CLASSES_TOLD])
+    told = ", ".join(f"{name} {100 * share:.0f} %" for name, share in largest[:_CLASSES_TOLD] if share > 0)
     told += f", {len(largest) - _CLASSES_TOLD} more" if len(largest) > _CLASSES_TOLD else ""
+    if facts.counted == "instances":  # the background is no instance
+        absent = absent[1:] if absent[:1] == list(facts.class_shares)[:1] else absent
+    told += f" of {facts.num_counted:,} {facts.counted}" if facts.counted != "pixels" else " of pixels"
     told += f"; absent: {', '.join(absent)}" if absent else ""
-    return split, served, f"{facts.num_frames:,}", shown, told, f"{100 * facts.void_share:.1f} %"
+    without = f"{100 * facts.void_share:.1f} %"
+    if facts.counted == "instances":
+        without = f"{len(facts.empty)} frames have no instance" + (
+            f": {', '.join(facts.empty[:3])}" if facts.empty else ""
+        )
+    return split, served, f"{facts.num_frames:,}", shown, told, without
 
 
 def _level_line(facts: LevelFacts) -> tuple[str, ...]:

@@ -6,13 +6,25 @@ from pathlib import Path
 
 from gearnn.bucket import is_remote
 from gearnn.copies import fetch_folder
-from gearnn.datasets import camvid, cityscapes, folder, pennfudan
+from gearnn.datasets import camvid, cityscapes, class_folders, folder, pennfudan
 from gearnn.datasets.distorted import DistortedDataset
-from gearnn.datasets.frames import Camera, FrameDataset, Sample, check_frames
+from gearnn.datasets.frames import Camera, FrameDataset, Sample
+from gearnn.datasets.instances import Instances
 from gearnn.datasets.streets import Streets
+from gearnn.datasets.truth import check_frames, with_truth
 from gearnn.errors import DataError
 
-__all__ = ["Camera", "DistortedDataset", "FrameDataset", "Options", "Sample", "check_frames", "open_split"]
+__all__ = [
+    "Camera",
+    "DistortedDataset",
+    "FrameDataset",
+    "Instances",
+    "Options",
+    "Sample",
+    "check_frames",
+    "open_split",
+    "with_truth",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +34,7 @@ class Options:
     Attributes:
         frames: streets: number of scenes in each split.
         seed: streets: seed of the scenes.
-        class_names: folder: names of the classes.
+        class_names: folder, class_folders: names of the classes.
         ignore_index: folder: value of pixels without truth.
         clip: cityscapes: frames that encoders of video see, the labelled one included.
     """
@@ -42,6 +54,12 @@ _IN_FOLDERS: dict[str, tuple[_Opener, Callable[[str], tuple[str, ...]]]] = {
         lambda root, split, camera, options: cityscapes.open_cityscapes(root, split, camera, clip=options.clip),
         cityscapes.folders,
     ),
+    "class_folders": (
+        lambda root, split, camera, options: class_folders.open_class_folders(
+            root, split, camera, class_names=options.class_names
+        ),
+        class_folders.folders,
+    ),
     "folder": (
         lambda root, split, camera, options: folder.open_folder(
             root, split, camera, class_names=options.class_names, ignore_index=options.ignore_index
@@ -58,7 +76,7 @@ def open_split(
     """One split of a dataset by name.
 
     Args:
-        name: ``camvid``, ``cityscapes``, ``folder``, ``pennfudan`` or ``streets``.
+        name: ``camvid``, ``cityscapes``, ``class_folders``, ``folder``, ``pennfudan`` or ``streets``.
         root: folder of the dataset, or ``s3://bucket/prefix``; streets needs none.
         split: name of the split.
         camera: the sensor.

@@ -1,11 +1,51 @@
-"""Any folder of images and index masks: ``root/<split>/images/*`` and ``root/<split>/masks/<same name>.png``."""
+"""Any folder of images and index masks: ``root/<split>/images/*`` and ``root/<split>/masks/<same name>.png``.
 
+Where ``root/<split>/instances/<same name>.png`` tell instances apart, by a number a pixel and 0 for
+none, the frames serve instance segmentation too; an instance's class is that of its pixels in the mask.
+"""
+
+import hashlib
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gearnn.datasets.files import images_in, paired
 from gearnn.datasets.frames import Camera, ImageFolders
 from gearnn.errors import DataError
+
+
+class FolderWithInstances(ImageFolders):
+    """Frames with class masks as truth, and the instances beside them.
+
+    Args:
+        folder: of the masks of instances, 8 or 16 bits, named as the frames.
+        others: of :class:`gearnn.datasets.frames.ImageFolders`.
+    """
+
+    def __init__(self, folder: Path, *others: Any, **more: Any) -> None:
+        super().__init__(*others, **more)
+        self._folder = folder
+
+    def instances(self, index: int) -> np.ndarray:
+        """Instance of every pixel, integer [H, W]; 0 for none.
+
+        Raises:
+            DataError: the file is missing, unreadable, no mask, or of another size than its frame.
+        """
+        return self._open_mask(self._folder / f"{self._frames[index].stem}.png", index, ("L", "P", "I;16", "I"))
+
+    def instances_digest(self) -> str:
+        """sha256 of all masks of instances."""
+        total = hashlib.sha256()
+        for path in self._paths():
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+
+    def _paths(self) -> list[Path]:
+        """The masks of instances; looked for only where they are needed."""
+        return paired(self._frames, lambda frame: self._folder / f"{frame.stem}.png", dataset="folder")
 
 
 def folders(split: str) -> tuple[str, ...]:
@@ -33,4 +73,7 @@ def open_folder(
         if one.stem == other.stem:
             raise DataError(f"data folder: expected frames of different names, but got {one} and {other.name}")
     labels = paired(frames, lambda frame: root / split / "masks" / f"{frame.stem}.png", dataset="folder")
-    return ImageFolders(frames, labels, class_names=class_names, ignore_index=ignore_index, camera=camera)
+    more: dict[str, Any] = {"class_names": class_names, "ignore_index": ignore_index, "camera": camera}
+    if not (root / split / "instances").is_dir():
+        return ImageFolders(frames, labels, **more)
+    return FolderWithInstances(root / split / "instances", frames, labels, **more)

@@ -110,8 +110,61 @@ class FrameDataset(Protocol):
         ...
 
 
-class ImageFolders:
-    """Frames and index masks as pairs of image files: the part that dataset layouts have in common.
+class FrameFiles:
+    """Image files as frames: the part that all datasets in folders have in common.
+
+    Args:
+        frames: frame files in order.
+        class_names: names of classes 0 .. C-1.
+        ignore_index: label of frames' parts without truth, or None.
+        camera: the sensor of the plan.
+        before: for every frame the files of the frames before it, in order.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Path],
+        *,
+        class_names: tuple[str, ...],
+        ignore_index: int | None,
+        camera: Camera,
+        before: Sequence[Sequence[Path]] = (),
+    ) -> None:
+        self._frames = list(frames)
+        self._before = [list(paths) for paths in before]
+        self.class_names = class_names
+        self.ignore_index = ignore_index
+        self.camera = camera
+        self._digests: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def name(self, index: int) -> str:
+        return self._frames[index].stem
+
+    def frame(self, index: int) -> Image.Image:
+        return self.camera.frame(open_image(self._frames[index]))
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.camera.size or image_size(self._frames[index])
+
+    def clip(self, index: int) -> list[Image.Image]:
+        return [*(self.camera.frame(open_image(path)) for path in self._before_of(index)), self.frame(index)]
+
+    def frame_digest(self, index: int) -> str:
+        if index not in self._digests:
+            files = [*self._before_of(index), self._frames[index]]
+            content = " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+            self._digests[index] = hashlib.sha256(f"{content} {self.camera}".encode()).hexdigest()
+        return self._digests[index]
+
+    def _before_of(self, index: int) -> list[Path]:
+        return self._before[index] if self._before else []
+
+
+class ImageFolders(FrameFiles):
+    """Frames and index masks as pairs of image files.
 
     Args:
         frames: frame files in order.
@@ -134,27 +187,8 @@ class ImageFolders:
         classes: np.ndarray | None = None,
         before: Sequence[Sequence[Path]] = (),
     ) -> None:
-        self._frames, self._labels = list(frames), list(labels)
-        self._classes, self._before = classes, [list(paths) for paths in before]
-        self.class_names = class_names
-        self.ignore_index = ignore_index
-        self.camera = camera
-        self._digests: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def name(self, index: int) -> str:
-        return self._frames[index].stem
-
-    def frame(self, index: int) -> Image.Image:
-        return self.camera.frame(open_image(self._frames[index]))
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.camera.size or image_size(self._frames[index])
-
-    def clip(self, index: int) -> list[Image.Image]:
-        return [*(self.camera.frame(open_image(path)) for path in self._before_of(index)), self.frame(index)]
+        super().__init__(frames, class_names=class_names, ignore_index=ignore_index, camera=camera, before=before)
+        self._labels, self._classes = list(labels), classes
 
     def target(self, index: int) -> np.ndarray:
         """Classes of the pixels, uint8 [H, W].
@@ -171,21 +205,16 @@ class ImageFolders:
 
     def mask(self, index: int) -> np.ndarray:
         """What the label file holds at the camera's size, uint8 [H, W]; errors as for :meth:`target`."""
-        path = self._labels[index]
+        return self._open_mask(self._labels[index], index, ("L", "P")).astype(np.uint8)
+
+    def _open_mask(self, path: Path, index: int, modes: tuple[str, ...]) -> np.ndarray:
         mask = open_image(path)
-        if mask.mode not in ("L", "P"):
-            raise DataError(f"label {path}: expected one 8-bit class index a pixel, but got mode {mask.mode}")
+        if mask.mode not in modes:
+            raise DataError(f"label {path}: expected one index a pixel ({', '.join(modes)}), but got mode {mask.mode}")
         source = image_size(self._frames[index])
         if mask.size != source:
             raise DataError(f"label {path}: expected the size of its frame, {_by(source)}, but got {_by(mask.size)}")
-        return np.array(self.camera.label(mask), dtype=np.uint8)
-
-    def frame_digest(self, index: int) -> str:
-        if index not in self._digests:
-            files = [*self._before_of(index), self._frames[index]]
-            content = " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
-            self._digests[index] = hashlib.sha256(f"{content} {self.camera}".encode()).hexdigest()
-        return self._digests[index]
+        return np.array(self.camera.label(mask))
 
     def digest(self) -> str:
         total = hashlib.sha256(f"{self.class_names} {self.ignore_index}".encode())
@@ -193,9 +222,6 @@ class ImageFolders:
             total.update(f"{self.name(index)} {self.frame_digest(index)} ".encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
         return total.hexdigest()
-
-    def _before_of(self, index: int) -> list[Path]:
-        return self._before[index] if self._before else []
 
     def _check_range(self, classes: np.ndarray, path: Path) -> None:
         allowed = np.zeros(256, dtype=bool)
@@ -209,17 +235,6 @@ class ImageFolders:
                 f"label {path}: expected classes 0 to {len(self.class_names) - 1}{void}, but got {wrong[0]}"
                 + (f"; if {wrong[0]} is void, data.ignore says so" if self.ignore_index is None else "")
             )
-
-
-def check_frames(dataset: FrameDataset) -> None:
-    """Read every frame and every truth of a split once, so that bad files stop a run before training.
-
-    Raises:
-        DataError: the first file that cannot be used.
-    """
-    for index in range(len(dataset)):
-        dataset.clip(index)
-        dataset.target(index)
 
 
 def _by(size: tuple[int, int]) -> str:

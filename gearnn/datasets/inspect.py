@@ -4,12 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from gearnn.datasets.distorted import DistortedDataset
 from gearnn.datasets.frames import FrameDataset
+from gearnn.datasets.instances import Instances
 from gearnn.distortions import Received, kind_of, sense
 from gearnn.levels import DistortionLevel
 
@@ -23,14 +25,20 @@ class SplitFacts:
     Attributes:
         num_frames: frames.
         sizes: (width, height) of frames in pixels -> how many.
-        class_shares: name of a class -> share of the pixels that have a truth.
+        counted: what classes are counted by: ``pixels``, ``instances`` or ``frames``.
+        class_shares: name of a class -> share of what is counted and has a truth.
         void_share: share of pixels without truth.
+        num_counted: pixels, instances or frames with truth.
+        empty: names of frames without any instance.
     """
 
     num_frames: int
     sizes: dict[tuple[int, int], int]
+    counted: str
     class_shares: dict[str, float]
     void_share: float
+    num_counted: int
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +69,15 @@ def describe_split(dataset: FrameDataset, on_done: Callable[[int, int], None] | 
     Raises:
         DataError: the first file that cannot be used.
     """
-    counts = np.zeros(256, dtype=np.int64)
+    counts = np.zeros(max(256, len(dataset.class_names)), dtype=np.int64)
     sizes: Counter[tuple[int, int]] = Counter()
+    empty, counted = [], "pixels"
     for index in range(len(dataset)):
         sizes[dataset.frame(index).size] += 1
-        counts += np.bincount(np.asarray(dataset.target(index)).reshape(-1), minlength=256)
+        labels, counted = _labels(dataset.target(index))
+        counts += np.bincount(labels, minlength=len(counts))
+        if len(labels) == 0:
+            empty.append(dataset.name(index))
         if on_done is not None:
             on_done(index + 1, len(dataset))
     known = counts[: len(dataset.class_names)]
@@ -73,9 +85,21 @@ def describe_split(dataset: FrameDataset, on_done: Callable[[int, int], None] | 
     return SplitFacts(
         num_frames=len(dataset),
         sizes=dict(sizes),
+        counted=counted,
         class_shares=dict(zip(dataset.class_names, shares.tolist(), strict=True)),
-        void_share=1.0 - float(known.sum() / counts.sum()),
+        void_share=1.0 - float(known.sum() / max(int(counts.sum()), 1)),
+        num_counted=int(known.sum()),
+        empty=tuple(empty),
     )
+
+
+def _labels(target: Any) -> tuple[np.ndarray, str]:
+    """Classes in the truth of one frame, and what each of them is the class of."""
+    if isinstance(target, Instances):
+        return target.labels, "instances"
+    if isinstance(target, int):
+        return np.array([target]), "frames"
+    return np.asarray(target).reshape(-1), "pixels"
 
 
 def describe_level(samples: DistortedDataset, indices: Sequence[int]) -> LevelFacts:

@@ -55,7 +55,8 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"unknown dataset 'kitti'; expected one of camvid, cityscapes, folder, pennfudan"
+        DataError,
+        match=r"unknown dataset 'kitti'; expected one of camvid, cityscapes, class_folders, folder",
     ):
         open_split("kitti", tmp_path, "train", Camera())
 

@@ -1,13 +1,15 @@
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gearnn.datasets import Camera, open_split
+from gearnn.datasets import Camera, open_split, with_truth
 from gearnn.datasets.fetch import content_digest
 from gearnn.datasets.pennfudan import CONTENT_SHA256, SPLITS, PennFudan
 from gearnn.errors import DataError
+from gearnn.metrics.detection import _box_overlaps
 
 
 def make(root: Path, numbers: range = range(1, 21)) -> Path:
@@ -72,3 +74,23 @@ def test_the_real_database_is_whole(shared: Path) -> None:
         pedestrians += sum(int(data.instances(index).max()) for index in range(len(data)))
     assert sizes == {"train": 122, "val": 16, "test": 32}
     assert pedestrians == 423  # the database's own page counts 345; its masks hold more
+
+
+@pytest.mark.data
+def test_boxes_are_those_of_the_authors_annotation(shared: Path) -> None:
+    root = shared / "data" / "PennFudanPed"
+    overlaps, instances = [], 0
+    for split in SPLITS:
+        frames = with_truth(open_split("pennfudan", root, split, Camera()), "instances")
+        for index in range(len(frames)):
+            found = frames.target(index)
+            instances += len(found.labels)
+            text = (root / "Annotation" / f"{frames.name(index)}.txt").read_text(errors="replace")
+            for sides in re.findall(r"\(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)", text):
+                left, top, right, bottom = map(float, sides)
+                stated = np.array([[left - 1, top - 1, right, bottom]])  # they count pixels from 1
+                boxes = found.boxes.astype(np.float64)
+                overlaps.append(_box_overlaps(stated, boxes, np.zeros(len(boxes), dtype=bool)).max())
+    assert instances == len(overlaps) == 423
+    assert min(overlaps) > 0.9
+    assert np.mean(np.array(overlaps) == 1) > 0.95

@@ -1,18 +1,10 @@
-"""How good predictions are: mean intersection over union over a whole split."""
-
-from dataclasses import dataclass
+"""Mean intersection over union over a whole split."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Interval:
-    """A bootstrap interval, in the unit of the score."""
-
-    low: float
-    high: float
+from gearnn.metrics.interval import Interval, resampled
 
 
 class SegmentationScore:
@@ -81,6 +73,11 @@ class SegmentationScore:
         """The figure by which solutions are compared: mIoU."""
         return self.miou
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """All figures of the split, in percent."""
+        return {"miou": self.miou}
+
     def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> Interval:
         """Bootstrap interval of the mIoU over frames drawn with replacement.
 
@@ -88,13 +85,8 @@ class SegmentationScore:
         of the training.
         """
         frames = self.frames
-        rng = np.random.default_rng(seed)
-        picks = rng.integers(0, len(frames), size=(num_draws, len(frames)))
-        weights = np.stack([np.bincount(pick, minlength=len(frames)) for pick in picks])
-        drawn = np.tensordot(weights, frames, axes=1)
-        tail = (1 - confidence) / 2
-        low, high = np.nanquantile(_mean_iou(drawn), [tail, 1 - tail])
-        return Interval(float(low), float(high))
+        drawn = np.tensordot(resampled(len(frames), num_draws, seed), frames, axes=1)
+        return Interval.of(_mean_iou(drawn), confidence)
 
 
 def _iou(confusion: np.ndarray) -> np.ndarray:
