@@ -1,5 +1,16 @@
-"""The networks that GearNN can build by name, and how checkpoints are read into them."""
+"""The networks that GearNN can build, and how checkpoints are read into them."""
 
-from gearnn.models.load import Checkpoint, load_model, model_names, read_checkpoint, save_checkpoint
+from gearnn.models.checkpoint import Checkpoint, read_checkpoint, read_metadata, save_checkpoint
+from gearnn.models.load import build_model, load_model, model_names, problem_of_model, start_from
 
-__all__ = ["Checkpoint", "load_model", "model_names", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "build_model",
+    "load_model",
+    "model_names",
+    "problem_of_model",
+    "read_checkpoint",
+    "read_metadata",
+    "save_checkpoint",
+    "start_from",
+]

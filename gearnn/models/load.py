@@ -1,48 +1,95 @@
-"""Reading a pre-trained DNN: a network by name, and its weights from a file that runs no code."""
+"""Networks by name or by a user's own function, and checkpoints put into them."""
 
+import copy
+import re
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torchvision
 from torch import Tensor, nn
 
-from gearnn.errors import CheckpointError
-from gearnn.models import drn
+from gearnn.errors import CheckpointError, GearNNError, PlanError
+from gearnn.layers import aliases
+from gearnn.models import drn, reference
+from gearnn.models.checkpoint import named_tensors, read_checkpoint
+from gearnn.models.frozen import freeze_batchnorms
+from gearnn.models.mask_rcnn import mask_rcnn
+from gearnn.models.precision import keep_boxes_in_float32
 
-_SAFETENSORS_SUFFIX = ".safetensors"
-_IGNORED = "num_batches_tracked"  # counts steps, takes no part in inference
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Named tensors of a network, and what the file says about them.
-
-    Attributes:
-        tensors: name -> tensor, ``num_batches_tracked`` left out.
-        metadata: the header of a safetensors file; empty for torch files.
-    """
-
-    tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+_SHOWN = 4
+_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
 def model_names() -> tuple[str, ...]:
-    """Names that :func:`load_model` knows."""
-    return tuple(drn.names())
+    """Names that :func:`build_model` knows: DRNs, ``mask_rcnn``, and torchvision's own names."""
+    return (*drn.names(), "mask_rcnn", *_torchvision_names())
 
 
-def load_model(name: str, num_classes: int, checkpoint: str | Path | None = None) -> nn.Module:
+def problem_of_model(name: str) -> str | None:
+    """Name of the problem that a network by name solves; None for a user's own function."""
+    if name in drn.names() or name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        return "semantic_segmentation"
+    if name == "mask_rcnn" or name in _torchvision_detectors():
+        return "instance_segmentation"
+    return "classification" if name in _torchvision_names() else None
+
+
+def build_model(name: str, num_classes: int | None = None, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+    """A network with the weights that its builder gives it.
+
+    Args:
+        name: of :func:`model_names`, or ``package.module:function``, which returns a module.
+        num_classes: classes that the head tells apart; a function is given it where it takes it.
+        kwargs: for the network or the function.
+
+    Returns:
+        The network on the CPU in float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: unknown name.
+        PlanError: arguments that the network does not take, or a function that fails.
+    """
+    options = dict(kwargs or {})
+    if "num_classes" in options and not reference.is_reference(name):
+        raise PlanError(f"{name}: expected the number of classes as base.num_classes, not in kwargs")
+    if reference.is_reference(name):
+        model = reference.build(name, options, num_classes)
+    elif num_classes is None:
+        raise PlanError(f"{name}: expected num_classes")
+    elif name == "mask_rcnn":
+        model = _built(name, mask_rcnn, num_classes=num_classes, **options)
+    elif name in drn.names():
+        if options:
+            raise PlanError(f"{name}: expected no kwargs, but got {', '.join(options)}")
+        model = drn.DRN(name, num_classes)
+    elif name in _torchvision_names():
+        model = _torchvision_model(name, num_classes, options)
+    else:
+        raise CheckpointError(
+            f"unknown network {name!r}; expected one of {', '.join(drn.names())}, mask_rcnn, "
+            f"a torchvision name such as resnet50 or deeplabv3_resnet50, or package.module:function"
+        )
+    keep_boxes_in_float32(model)
+    return model.float().eval()
+
+
+def load_model(
+    name: str,
+    num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build a network and, where a checkpoint is given, load its weights.
 
     Args:
-        name: a name of :func:`model_names`.
+        name: as for :func:`build_model`.
         num_classes: number of classes that the head tells apart.
         checkpoint: a safetensors file, or a torch file holding tensors only; every tensor of the
             network must be in it and nothing else (``num_batches_tracked`` aside).
+        kwargs: as for :func:`build_model`.
 
     Returns:
         The network on the CPU in float32, in evaluation mode.
@@ -50,81 +97,148 @@ def load_model(name: str, num_classes: int, checkpoint: str | Path | None = None
     Raises:
         CheckpointError: unknown name, unreadable file, or tensors that are missing, unexpected or of
             another shape; they are named.
+        PlanError: as for :func:`build_model`.
     """
-    if name not in model_names():
-        raise CheckpointError(f"unknown network {name!r}; expected one of {', '.join(model_names())}")
-    model: nn.Module = drn.DRN(name, num_classes)
+    model = build_model(name, num_classes, kwargs)
     if checkpoint is not None:
-        _load_into(model, read_checkpoint(checkpoint).tensors, name=name, source=Path(checkpoint))
-    return model.eval()
+        _load_all(model, read_checkpoint(checkpoint).tensors, name, Path(checkpoint))
+    return model
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read the tensors of a checkpoint; nothing in the file is executed.
+def start_from(model: nn.Module, checkpoint: str | Path, submodule: str | None = None) -> str:
+    """Load what fits of a checkpoint, for a network that will be trained; heads for other classes stay as built.
 
     Args:
-        path: ``.safetensors``, or a torch file with a dictionary of tensors at its top or under the
-            key ``state_dict`` or ``model``; a leading ``module.`` of the names is dropped.
+        model: to load into, in place.
+        checkpoint: a file as for :func:`load_model`.
+        submodule: the part of the network whose tensors the file names, such as ``backbone.body``; None: the whole.
+
+    Returns:
+        What was loaded, what starts afresh and what was not used, for people.
 
     Raises:
-        CheckpointError: no such file, damaged, or a pickle that holds more than tensors.
+        CheckpointError: nothing fits, or a value is NaN or infinite.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file")
-    if path.suffix == _SAFETENSORS_SUFFIX:
-        return _read_safetensors(path)
-    return Checkpoint(_read_torch(path))
-
-
-def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network's tensors as safetensors; the inverse of :func:`read_checkpoint`."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if not k.endswith(_IGNORED)}
-    save_file(tensors, path, metadata=dict(metadata or {}))
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint {path}: expected a safetensors file, but got: {error}") from error
-    return Checkpoint({k: v for k, v in tensors.items() if not k.endswith(_IGNORED)}, metadata)
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # on odd pickle protocols; the error below says more
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen kinds of errors on files that are none of its own
-        reason = str(error).strip().split("\n")[0][:200]
+    prefix = f"{submodule}." if submodule else ""
+    tensors = {prefix + name: tensor for name, tensor in read_checkpoint(checkpoint).tensors.items()}
+    tensors = _with_present_names(model, tensors)
+    expected = named_tensors(model)
+    fits = {k: v for k, v in tensors.items() if k in expected and v.shape == expected[k].shape}
+    replaced = [f"{k} {_by(v)} for {_by(expected[k])}" for k, v in tensors.items() if k in expected and k not in fits]
+    if not fits:
         raise CheckpointError(
-            f"checkpoint {path}: expected a torch file that holds tensors only, but got: {reason}; "
-            f"files that would run code are never loaded, save the weights as safetensors instead"
+            f"checkpoint {checkpoint}: expected tensors of the network such as {next(iter(expected))}, "
+            f"but it has {', '.join(list(tensors)[:3])}; base.submodule names the part that a file is of"
+        )
+    _check_finite(fits, Path(checkpoint))
+    model.load_state_dict({k: v.float() for k, v in fits.items()}, strict=False)
+    told = [f"took {len(fits)} of {len(expected)} tensors"]
+    for what, names in (
+        ("replaced", replaced),
+        ("new", [k for k in expected if k not in tensors]),
+        ("not used", [k.removeprefix(prefix) for k in tensors if k not in expected]),
+    ):
+        if names:
+            told.append(f"{len(names)} {what}: {_listed(names)}")
+    return f"{checkpoint}: {'; '.join(told)}"
+
+
+def _torchvision_names() -> list[str]:
+    modules = (torchvision.models, torchvision.models.segmentation)
+    return [name for module in modules for name in torchvision.models.list_models(module=module)] + (
+        _torchvision_detectors()
+    )
+
+
+def _torchvision_detectors() -> list[str]:
+    names = torchvision.models.list_models(module=torchvision.models.detection)
+    return [name for name in names if name.startswith("maskrcnn")]
+
+
+def _torchvision_model(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    if options.keys() & {"weights", "weights_backbone"}:
+        raise PlanError(f"{name}: expected weights from base.checkpoint, because nothing is downloaded, not in kwargs")
+    takes = {"weights": None, "num_classes": num_classes}
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        takes["weights_backbone"] = None
+    if name in _torchvision_detectors():
+        takes |= {"weights_backbone": None, "trainable_backbone_layers": 5}
+    if name in ("googlenet", "inception_v3"):
+        takes |= {"aux_logits": False, "init_weights": True}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*trainable_backbone_layers.*")
+        model = _built(name, torchvision.models.get_model, name=name, **takes | options)
+    if name in _torchvision_detectors():
+        freeze_batchnorms(model)
+    return model
+
+
+def _built(what: str, builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
+    """A network, or one line on which of its arguments it refused."""
+    try:
+        return builder(**arguments)
+    except GearNNError:
+        raise
+    except Exception as error:  # whatever a constructor dies of
+        reason = " ".join(str(error).split())[:300]
+        raise PlanError(
+            f"{what}: expected kwargs that it takes, but it raised {type(error).__name__}: {reason}"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"checkpoint {path}: expected a dictionary of tensors, but got {type(content).__name__}")
-    return {str(k).removeprefix("module."): v for k, v in content.items() if not str(k).endswith(_IGNORED)}
 
 
-def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str, source: Path) -> None:
-    expected = {k: v for k, v in model.state_dict().items() if not k.endswith(_IGNORED)}
-    problems = [f"missing {k} {list(v.shape)}" for k, v in expected.items() if k not in tensors]
-    problems += [f"unexpected {k} {list(v.shape)}" for k, v in tensors.items() if k not in expected]
+def _load_all(model: nn.Module, tensors: Mapping[str, Tensor], name: str, source: Path) -> None:
+    tensors = _with_present_names(model, tensors)
+    expected = named_tensors(model)
+    problems = [f"missing {k} {_by(v)}" for k, v in expected.items() if k not in tensors]
+    problems += [f"unexpected {k} {_by(v)}" for k, v in tensors.items() if k not in expected]
     problems += [
-        f"{k} should be {list(expected[k].shape)} but is {list(v.shape)}"
+        f"{k} should be {_by(expected[k])} but is {_by(v)}"
         for k, v in tensors.items()
         if k in expected and v.shape != expected[k].shape
     ]
     if problems:
-        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
-        raise CheckpointError(f"checkpoint {source}: does not fit {name} with these classes: {shown}")
-    nonfinite = [k for k, v in tensors.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]
-    if nonfinite:
-        raise CheckpointError(f"checkpoint {source}: expected finite values, but {nonfinite[0]} has NaN or infinity")
+        other = any(" should be " in problem for problem in problems)
+        hint = "; base.train replaces heads that were made for other classes, and trains them" if other else ""
+        raise CheckpointError(
+            f"checkpoint {source}: does not fit {name} with these classes: {_listed(problems, '; ')}{hint}"
+        )
+    _check_finite(tensors, source)
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+
+
+def _with_present_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file under the names that the network has today.
+
+    torchvision's published checkpoints are older than some of its modules (its feature pyramid, region
+    proposal head and mask head, DenseNet's layers) and are renamed while they are loaded; so they are
+    here, before names are compared. Of tied weights one name is enough.
+    """
+    expected = named_tensors(model)
+    if tensors.keys() == expected.keys():
+        return dict(tensors)
+    renamed = {_DENSENET.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
+    scratch = copy.deepcopy(model)
+    for path, module in scratch.named_modules():
+        if type(module).__module__.startswith("torchvision.") and "_load_from_state_dict" in vars(type(module)):
+            prefix = f"{path}." if path else ""
+            module._load_from_state_dict(renamed, prefix, {}, False, [], [], [])
+    for name, names in aliases(model).items():
+        known = next((other for other in names if other in renamed), None)
+        if name not in renamed and known is not None and name in expected:
+            renamed[name] = renamed[known]
+    return renamed
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"checkpoint {source}: expected finite values, but {name} has NaN or infinity")
+
+
+def _listed(names: list[str], separator: str = ", ") -> str:
+    more = f"{separator}and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more
+
+
+def _by(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)

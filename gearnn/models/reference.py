@@ -1,0 +1,108 @@
+"""Code that a plan names: ``package.module:function``, found, called, and checked."""
+
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from gearnn.errors import PlanError
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name is ``package.module:function``, not one that GearNN or torchvision knows."""
+    return ":" in name
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """The function or class that a reference names.
+
+    Raises:
+        PlanError: it cannot be imported, or there is nothing callable of that name in it.
+    """
+    path, _, name = reference.partition(":")
+    if not path or not name.isidentifier():
+        raise PlanError(f"{reference!r}: expected package.module:function")
+    try:
+        module = importlib.import_module(path)
+    except Exception as error:  # whatever a foreign module dies of when it is imported
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        hint = "; is its package installed, or its folder in PYTHONPATH?" if isinstance(error, ImportError) else ""
+        raise PlanError(f"{reference}: {path} cannot be imported: {reason}{hint}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise PlanError(f"{reference}: expected a function or class {name} in {path}, but there is none")
+    return found  # type: ignore[no-any-return]
+
+
+def build(reference: str, kwargs: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:
+    """The network that a user's function builds.
+
+    Args:
+        reference: ``package.module:function``.
+        kwargs: arguments of the function.
+        num_classes: passed as ``num_classes`` where the function takes such an argument.
+
+    Raises:
+        PlanError: the function raises, or what it returns is no network that can be adapted.
+    """
+    function = resolve(reference)
+    arguments = dict(kwargs)
+    if num_classes is not None and "num_classes" not in arguments and _takes(function, "num_classes"):
+        arguments["num_classes"] = num_classes
+    try:
+        model = function(**arguments)
+    except Exception as error:  # whatever a foreign function dies of
+        raise PlanError(
+            f"{reference}({_told(arguments)}): it raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise PlanError(f"{reference}: expected it to return a torch.nn.Module, but got {type(model).__name__}")
+    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise PlanError(f"{reference}: expected parameters with shapes, but {lazy[0]} is lazy; run it once on a frame")
+    return model
+
+
+def references_in(value: Any) -> set[str]:
+    """All strings in JSON values that name code, so that loading them would import it.
+
+    >>> sorted(references_in({"network": "mask_rcnn", "kwargs": {"backbone": "timm:create_model", "sizes": [1]}}))
+    ['timm:create_model']
+    """
+    if isinstance(value, str):
+        return {value} if _REFERENCE.fullmatch(value) else set()
+    if isinstance(value, Mapping):
+        return set().union(*map(references_in, value.values()))
+    return set().union(*map(references_in, value)) if isinstance(value, list | tuple) else set()
+
+
+def source_digest(reference: str) -> str:
+    """sha256 of the file in which a reference's function or class is looked up; what it imports is not covered.
+
+    Raises:
+        PlanError: as for :func:`resolve`.
+    """
+    resolve(reference)
+    file = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in classes have none
+        return False
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def _told(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
