@@ -1,23 +1,42 @@
-"""What differs between semantic segmentation, instance segmentation and classification.
+"""What differs between semantic segmentation, instance segmentation, classification, and tasks of users.
 
 The training loop, the evaluation and the gearbox know only :class:`Problem`; none of them asks which
-one it is.
+one it is. A plan names one of ours, or ``package.module:Class`` of its own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
-from gearnn.errors import DataError, PlanError
-from gearnn.metrics import Interval, SegmentationScore
+from gearnn.errors import PlanError
+from gearnn.metrics import Interval
+from gearnn.models.reference import is_reference, resolve
+from gearnn.problems.answer import Answer
+from gearnn.problems.classification import Classification
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
+
+__all__ = [
+    "Classification",
+    "InstanceSegmentation",
+    "Problem",
+    "Score",
+    "SemanticSegmentation",
+    "make_problem",
+    "problem_class",
+    "problem_names",
+    "restore_problem",
+]
+
+_OWN: dict[str, type] = {
+    "classification": Classification,
+    "instance_segmentation": InstanceSegmentation,
+    "semantic_segmentation": SemanticSegmentation,
+}
 
 
 class Score(Protocol):
@@ -35,6 +54,11 @@ class Score(Protocol):
         ...
 
     @property
+    def figures(self) -> dict[str, float]:
+        """Every figure of the split by its name, the primary one among them."""
+        ...
+
+    @property
     def per_class(self) -> list[float | None]:
         """The figure of every class; None where a class does not occur."""
         ...
@@ -45,7 +69,18 @@ class Score(Protocol):
 
 
 class Problem(Protocol):
-    """A task on frames."""
+    """A task on frames.
+
+    Attributes:
+        truth: what it needs as the truth of a frame: ``classes`` of the pixels, ``instances``, the
+            ``class`` of the frame; see :func:`gearnn.datasets.truth.with_truth`.
+        takes_mixed_sizes: whether frames of several sizes fit into one batch.
+    """
+
+    truth: str
+
+    @property
+    def takes_mixed_sizes(self) -> bool: ...
 
     def describe(self) -> dict[str, Any]:
         """The problem as JSON values, with its ``name``; :func:`restore_problem` is the inverse."""
@@ -79,107 +114,65 @@ class Problem(Protocol):
         """An empty score."""
         ...
 
+    def answer(self, prediction: Any) -> Answer:
+        """A prediction for people and files."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Frames of one size, ready for a network.
 
-    Attributes:
-        images: normalised frames, float32 [B, 3, H', W'], zero-padded below and to the right.
-        targets: classes of the pixels, int64 [B, H, W]; None for frames without truth.
-        size: (height, width) of the frames before padding.
+_METHODS = ("describe", "flip", "collate", "to", "loss", "predict", "truths", "new_score", "answer")
+
+
+def problem_names() -> tuple[str, ...]:
+    """Names of our own problems."""
+    return tuple(_OWN)
+
+
+def problem_class(name: str) -> Any:
+    """The class of a problem.
+
+    Args:
+        name: one of ours, or ``package.module:Class``: a dataclass that is a :class:`Problem`.
+
+    Raises:
+        PlanError: no such problem, or a class that lacks part of the protocol.
     """
+    if name in _OWN:
+        return _OWN[name]
+    if not is_reference(name):
+        raise PlanError(f"unknown problem {name!r}; expected one of {', '.join(_OWN)}, or package.module:Class")
+    found = resolve(name)
+    if not isinstance(found, type) or not is_dataclass(found):
+        raise PlanError(f"problem {name}: expected a dataclass with the methods of gearnn.problem.Problem")
+    missing = [part for part in (*_METHODS, "truth", "takes_mixed_sizes") if not hasattr(found, part)]
+    if missing:
+        raise PlanError(
+            f"problem {name}: expected the methods of gearnn.problem.Problem, but it lacks {', '.join(missing)}"
+        )
+    return found
 
-    images: Tensor
-    targets: Tensor | None
-    size: tuple[int, int]
 
+def make_problem(name: str, facts: Mapping[str, Any], options: Mapping[str, Any]) -> Problem:
+    """A problem from what a plan and its data say.
 
-@dataclass(frozen=True, kw_only=True)
-class SemanticSegmentation:
-    """One class a pixel; unweighted cross-entropy, as the base was trained with; mIoU.
+    Args:
+        name: as for :func:`problem_class`.
+        facts: ``num_classes``, ``ignore_index``, ``mean``, ``std``; a problem takes those that it has fields for.
+        options: what the plan says of it besides; every one must be a field.
 
-    Attributes:
-        num_classes: C.
-        ignore_index: label of pixels without truth.
-        mean: of the normalisation, per channel of RGB in [0, 1].
-        std: of the normalisation.
-        stride: frames are padded to multiples of it, and the logits cropped back.
+    Raises:
+        PlanError: an option that the problem does not have, or a value that it refuses.
     """
-
-    num_classes: int
-    ignore_index: int | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stride: int = 8
-
-    def describe(self) -> dict[str, Any]:
-        return {"name": "semantic_segmentation", **asdict(self)}
-
-    def flip(self, sample: Sample) -> Sample:
-        mirrored = sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return Sample(image=mirrored, target=sample.target[:, ::-1], name=sample.name)
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """See :meth:`Problem.collate`.
-
-        Raises:
-            DataError: the frames differ in size.
-        """
-        sizes = {sample.image.size for sample in samples}
-        if len(sizes) != 1:
-            raise DataError(f"expected frames of one size in a batch, but got {sorted(sizes)}")
-        pixels = np.stack([np.asarray(sample.image) for sample in samples])
-        width, height = sizes.pop()
-        targets = None
-        if all(sample.target is not None for sample in samples):
-            targets = torch.from_numpy(np.stack([sample.target for sample in samples]).astype(np.int64))
-        return Batch(images=self.normalise(pixels), targets=targets, size=(height, width))
-
-    def normalise(self, pixels: np.ndarray) -> Tensor:
-        """Frames as the network takes them.
-
-        Args:
-            pixels: uint8 [B, H, W, 3], RGB.
-
-        Returns:
-            float32 [B, 3, H', W'] with H', W' the next multiples of ``stride``; padding is zero
-            after normalisation, that is the mean colour.
-        """
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255.0)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        height, width = pixels.shape[1:3]
-        return F.pad((images - mean) / std, (0, -width % self.stride, 0, -height % self.stride))
-
-    def to(self, batch: Batch, compute: Compute) -> Batch:
-        targets = None if batch.targets is None else batch.targets.to(compute.device, non_blocking=True)
-        return Batch(images=compute.images(batch.images), targets=targets, size=batch.size)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        assert batch.targets is not None, "training needs truth"
-        logits = self._logits(model, batch)
-        ignore = -100 if self.ignore_index is None else self.ignore_index
-        return F.cross_entropy(logits.float(), batch.targets, ignore_index=ignore)
-
-    def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Classes of the pixels, int64 [H, W] a frame, at the size of its label, else of the frame."""
-        return list(self._logits(model, batch).argmax(dim=1).cpu())
-
-    def truths(self, batch: Batch) -> list[Tensor]:
-        assert batch.targets is not None, "scoring needs truth"
-        return list(batch.targets.cpu())
-
-    def new_score(self) -> SegmentationScore:
-        return SegmentationScore(self.num_classes, self.ignore_index)
-
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits at the size of the labels [B, C, H, W]: padding cropped off, smaller frames scaled up."""
-        height, width = batch.size
-        size = batch.size if batch.targets is None else (batch.targets.shape[1], batch.targets.shape[2])
-        logits: Tensor = model(batch.images)[:, :, :height, :width]
-        if batch.size != size:
-            logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
-        return logits
+    found = problem_class(name)
+    known = [field.name for field in fields(found)]
+    unknown = sorted(options.keys() - set(known) | options.keys() & facts.keys())
+    if unknown:
+        own = [field for field in known if field not in facts]
+        raise PlanError(f"plan: problem: {name} has no {', '.join(unknown)}; expected {', '.join(own) or 'none'}")
+    try:
+        problem: Problem = found(**{k: v for k, v in facts.items() if k in known} | dict(options))
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"plan: problem: {name}: {error}") from error
+    return problem
 
 
 def restore_problem(description: Mapping[str, Any]) -> Problem:
@@ -188,8 +181,5 @@ def restore_problem(description: Mapping[str, Any]) -> Problem:
     Raises:
         PlanError: no problem of that name.
     """
-    facts = dict(description)
-    name = facts.pop("name", None)
-    if name != "semantic_segmentation":
-        raise PlanError(f"unknown problem {name!r}; expected semantic_segmentation")
-    return SemanticSegmentation(**facts | {key: tuple(facts[key]) for key in ("mean", "std")})
+    facts = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "name"}
+    return make_problem(str(description.get("name")), {}, facts)

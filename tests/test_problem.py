@@ -1,67 +1,91 @@
-import numpy as np
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import pytest
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import nn
 
-from gearnn.datasets import Sample
-from gearnn.errors import DataError, PlanError
-from gearnn.problem import SemanticSegmentation, restore_problem
+from gearnn.errors import PlanError
+from gearnn.problem import (
+    Classification,
+    InstanceSegmentation,
+    Problem,
+    SemanticSegmentation,
+    make_problem,
+    problem_class,
+    problem_names,
+    restore_problem,
+)
+
+FACTS = {"num_classes": 3, "ignore_index": 255, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 
 
-def sample(width: int, height: int, seed: int = 0) -> Sample:
-    rng = np.random.default_rng(seed)
-    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    return Sample(image=image, target=rng.integers(0, 9, (height, width)).astype(np.uint8), name=str(seed))
+@dataclass(frozen=True, kw_only=True)
+class HalfAProblem:
+    num_classes: int
+    truth = "classes"
+    takes_mixed_sizes = False
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "tests.test_problem:HalfAProblem", **asdict(self)}
 
 
-def test_frames_are_padded_after_normalisation_to_the_stride(problem: SemanticSegmentation) -> None:
-    batch = problem.collate([sample(20, 13)])
-    assert batch.images.shape == (1, 3, 16, 24)
-    assert batch.size == (13, 20)
-    pixels = np.asarray(sample(20, 13).image, np.float32) / 255
-    assert torch.allclose(
-        batch.images[0, :, :13, :20], torch.from_numpy((pixels - 0.5) / 0.25).permute(2, 0, 1), atol=1e-6
+@dataclass(frozen=True, kw_only=True)
+class CarefulSegmentation(SemanticSegmentation):
+    """A user's own problem: one of ours, with a field more."""
+
+    patience: int = 1
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"name": "tests.test_problem:CarefulSegmentation"}
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        make_problem("semantic_segmentation", FACTS, {"stride": 32}),
+        make_problem("instance_segmentation", FACTS, {"mask_threshold": 0.4}),
+        make_problem("classification", FACTS, {"size": [32, 24]}),
+        make_problem("tests.test_problem:CarefulSegmentation", FACTS, {"patience": 3}),
+    ],
+)
+def test_a_problem_comes_back_from_its_description(problem: Problem) -> None:
+    import json
+
+    restored = restore_problem(json.loads(json.dumps(problem.describe())))
+    assert type(restored) is type(problem)
+    assert restored == problem
+
+
+def test_a_problem_takes_the_facts_that_it_has_fields_for() -> None:
+    assert make_problem("instance_segmentation", FACTS, {}) == InstanceSegmentation(num_classes=3)
+    assert make_problem("classification", FACTS, {}) == Classification(
+        num_classes=3, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3)
     )
-    assert batch.images[:, :, 13:].abs().sum() + batch.images[:, :, :, 20:].abs().sum() == 0
+    assert problem_names() == ("classification", "instance_segmentation", "semantic_segmentation")
 
 
-def test_padding_does_not_reach_the_loss(problem: SemanticSegmentation, tiny: nn.Module) -> None:
-    one = sample(20, 13)
-    batch = problem.collate([one])
-    logits = tiny(batch.images)[:, :, :13, :20]
-    assert torch.allclose(problem.loss(tiny, batch), F.cross_entropy(logits, batch.targets))
-    assert problem.predict(tiny, batch)[0].shape == (13, 20)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pose", {}, "unknown problem 'pose'; expected one of classification, instance_segmentation, semantic_seg"),
+        ("nowhere.at.all:Pose", {}, "nowhere.at.all cannot be imported: ModuleNotFoundError: .* is its package inst"),
+        ("tests.test_problem:Pose", {}, "expected a function or class Pose in tests.test_problem, but there is none"),
+        ("tests.test_problem:make_problem", {}, "expected a dataclass with the methods of gearnn.problem.Problem"),
+        (
+            "tests.test_problem:HalfAProblem",
+            {},
+            "but it lacks flip, collate, to, loss, predict, truths",
+        ),
+        ("semantic_segmentation", {"strid": 4}, "semantic_segmentation has no strid; expected stride"),
+        ("semantic_segmentation", {"stride": 0}, "expected a stride of at least 1, but got 0"),
+        ("instance_segmentation", {"stride": 4}, "instance_segmentation has no stride; expected mask_threshold"),
+        ("classification", {"size": [4]}, r"expected a size \[width, height\], but got \[4\]"),
+    ],
+)
+def test_what_is_wrong_with_a_problem_is_told(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        make_problem(name, FACTS, options)
 
 
-def test_void_pixels_do_not_count(tiny: nn.Module) -> None:
-    problem = SemanticSegmentation(num_classes=9, ignore_index=11, mean=(0.5,) * 3, std=(0.25,) * 3)
-    one = sample(16, 16)
-    one.target[:, 8:] = 11
-    logits = tiny(problem.collate([one]).images)[:, :, :, :8]
-    expected = F.cross_entropy(logits, torch.from_numpy(one.target[None, :, :8].astype(np.int64)))
-    assert torch.allclose(problem.loss(tiny, problem.collate([one])), expected)
-
-
-def test_predictions_of_smaller_frames_are_scaled_to_the_label(problem: SemanticSegmentation, tiny: nn.Module) -> None:
-    small = Sample(image=sample(16, 8).image, target=sample(32, 16).target, name="half")
-    assert problem.predict(tiny, problem.collate([small]))[0].shape == (16, 32)
-
-
-def test_frames_of_different_sizes_are_never_stacked(problem: SemanticSegmentation) -> None:
-    with pytest.raises(DataError, match=r"expected frames of one size in a batch, but got \[\(16, 16\), \(20, 13\)\]"):
-        problem.collate([sample(20, 13), sample(16, 16)])
-
-
-def test_a_flip_mirrors_frame_and_truth(problem: SemanticSegmentation) -> None:
-    one = sample(20, 13)
-    flipped = problem.flip(one)
-    assert np.array_equal(np.asarray(flipped.image), np.asarray(one.image)[:, ::-1])
-    assert np.array_equal(flipped.target, one.target[:, ::-1])
-
-
-def test_a_problem_comes_back_from_its_description(problem: SemanticSegmentation) -> None:
-    assert restore_problem(problem.describe()) == problem
-    with pytest.raises(PlanError, match="unknown problem 'pose'; expected semantic_segmentation"):
-        restore_problem({"name": "pose"})
+@pytest.mark.parametrize("name", problem_names())
+def test_our_problems_have_every_part_of_the_protocol(name: str) -> None:
+    assert problem_class(name).truth in ("classes", "instances", "class")

@@ -1,0 +1,167 @@
+"""Semantic segmentation: one class a pixel."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from gearnn.compute import Compute
+from gearnn.datasets.frames import Sample
+from gearnn.errors import DataError, PlanError
+from gearnn.metrics import SegmentationScore
+from gearnn.problems.answer import Answer
+from gearnn.problems.pixels import Channels, normalised
+
+_AUXILIARY = 0.5
+"""Weight of the loss of an auxiliary head, as in torchvision's training of its segmentation networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Frames of one size, ready for a network.
+
+    Attributes:
+        images: normalised frames, float32 [B, 3, H', W'], zero-padded below and to the right.
+        targets: classes of the pixels, int64 [B, H, W]; None for frames without truth.
+        size: (height, width) of the frames before padding.
+    """
+
+    images: Tensor
+    targets: Tensor | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticSegmentation:
+    """One class a pixel; unweighted cross-entropy, as the base was trained with; mIoU.
+
+    Attributes:
+        num_classes: C.
+        ignore_index: label of pixels without truth.
+        mean: of the normalisation, per channel of RGB in [0, 1].
+        std: of the normalisation.
+        stride: frames are padded to multiples of it, and the logits cropped back.
+    """
+
+    num_classes: int
+    ignore_index: int | None
+    mean: Channels
+    std: Channels
+    stride: int = 8
+
+    truth = "classes"
+    takes_mixed_sizes = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.stride, int) or self.stride < 1:
+            raise PlanError(f"semantic_segmentation: expected a stride of at least 1, but got {self.stride!r}")
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "semantic_segmentation", **asdict(self)}
+
+    def flip(self, sample: Sample) -> Sample:
+        mirrored = sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return Sample(image=mirrored, target=sample.target[:, ::-1], name=sample.name)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """See :meth:`Problem.collate`.
+
+        Raises:
+            DataError: the frames differ in size.
+        """
+        sizes = {sample.image.size for sample in samples}
+        if len(sizes) != 1:
+            raise DataError(f"expected frames of one size in a batch, but got {sorted(sizes)}")
+        pixels = np.stack([np.asarray(sample.image) for sample in samples])
+        width, height = sizes.pop()
+        targets = None
+        if all(sample.target is not None for sample in samples):
+            targets = torch.from_numpy(np.stack([sample.target for sample in samples]).astype(np.int64))
+        return Batch(images=self.normalise(pixels), targets=targets, size=(height, width))
+
+    def normalise(self, pixels: np.ndarray) -> Tensor:
+        """Frames as the network takes them.
+
+        Args:
+            pixels: uint8 [B, H, W, 3], RGB.
+
+        Returns:
+            float32 [B, 3, H', W'] with H', W' the next multiples of ``stride``; padding is zero
+            after normalisation, that is the mean colour.
+        """
+        height, width = pixels.shape[1:3]
+        padding = (0, -width % self.stride, 0, -height % self.stride)
+        return F.pad(normalised(pixels, self.mean, self.std), padding)
+
+    def to(self, batch: Batch, compute: Compute) -> Batch:
+        targets = None if batch.targets is None else batch.targets.to(compute.device, non_blocking=True)
+        return Batch(images=compute.images(batch.images), targets=targets, size=batch.size)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert batch.targets is not None, "training needs truth"
+        output = model(batch.images)
+        loss = self._cross_entropy(self._logits(output, batch), batch.targets)
+        if isinstance(output, Mapping) and "aux" in output:
+            loss = loss + _AUXILIARY * self._cross_entropy(self._logits(output, batch, "aux"), batch.targets)
+        return loss
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
+        """Classes of the pixels, int64 [H, W] a frame, at the size of its label, else of the frame."""
+        return list(self._logits(model(batch.images), batch).argmax(dim=1).cpu())
+
+    def truths(self, batch: Batch) -> list[Tensor]:
+        assert batch.targets is not None, "scoring needs truth"
+        return list(batch.targets.cpu())
+
+    def new_score(self) -> SegmentationScore:
+        return SegmentationScore(self.num_classes, self.ignore_index)
+
+    def answer(self, prediction: Tensor) -> Answer:
+        classes, pixels = torch.unique(prediction, return_counts=True)
+        shares = sorted(zip((pixels / prediction.numel()).tolist(), classes.tolist(), strict=True), reverse=True)
+        text = ", ".join(f"class {label} {100 * share:.0f} %" for share, label in shares[:3])
+        return Answer(text=text, mask=prediction.numpy().astype(np.uint8 if self.num_classes <= 256 else np.uint16))
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        ignore = -100 if self.ignore_index is None else self.ignore_index
+        return F.cross_entropy(logits.float(), targets, ignore_index=ignore)
+
+    def _logits(self, output: Any, batch: Batch, head: str = "out") -> Tensor:
+        """Logits at the size of the labels [B, C, H, W]: padding cropped off, smaller frames scaled up.
+
+        Args:
+            output: of the network: logits at the size of its input, or a dictionary of them by head,
+                as torchvision's segmentation networks give.
+            batch: the network's input.
+            head: which of them.
+
+        Raises:
+            PlanError: the network gives something else.
+        """
+        logits = output.get(head) if isinstance(output, Mapping) else output
+        padded = batch.images.shape[2:]
+        if not isinstance(logits, Tensor) or logits.shape != (len(batch.images), self.num_classes, *padded):
+            raise PlanError(
+                f"semantic_segmentation: expected the network to give logits "
+                f"{[len(batch.images), self.num_classes, *padded]} for frames {list(batch.images.shape)}, "
+                f"or a dictionary with them as `out`, but got {_told(output)}"
+            )
+        height, width = batch.size
+        size = batch.size if batch.targets is None else (batch.targets.shape[1], batch.targets.shape[2])
+        logits = logits[:, :, :height, :width]
+        if batch.size != size:
+            logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        return logits
+
+
+def _told(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"{list(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a dictionary of {', '.join(f'{k} {_told(v)}' for k, v in output.items())}"
+    return type(output).__name__
