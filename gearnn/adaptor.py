@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
-from gearnn.layers import BATCHNORM_POLICIES, BatchNormStatistics, Layer, fingerprint, statistics_of
+from gearnn.layers import (
+    BATCHNORM_POLICIES,
+    BatchNormStatistics,
+    Layer,
+    aliases,
+    fingerprint,
+    statistics_of,
+    stored_tensors,
+)
 from gearnn.levels import DistortionLevel
 
 FORMAT_VERSION = "1"
@@ -81,7 +89,8 @@ class Adaptor:
         if batchnorm_statistics == "all":
             names += list(statistics_of(base))
         state, after = base.state_dict(), finetuned.state_dict()
-        _check_outside(state, after, set(names))
+        tied = aliases(base)
+        _check_outside(state, after, {alias for name in names for alias in tied.get(name, [name])})
         adaptor = cls(
             level=DistortionLevel.parse(level),
             base_fingerprint=fingerprint(base),
@@ -176,17 +185,17 @@ class Adaptor:
             base_fingerprint: as for :meth:`check`.
         """
         self.check(base, base_fingerprint)
-        shared = {id(tensor): tensor for tensor in (*base.parameters(), *base.buffers())}
+        state = stored_tensors(base)
+        shared = {id(tensor): tensor for tensor in state.values()}
         view = copy.deepcopy(base, memo=dict(shared))  # tensors in the memo are taken over, not copied
+        tied = aliases(base)
         for name, tensor in self.tensors.items():
-            path, _, attribute = name.rpartition(".")
-            owner = view.get_submodule(path)
-            old = getattr(owner, attribute)
+            old = state[name]
             fresh = _like(tensor, old)
             if isinstance(old, nn.Parameter):
-                owner.register_parameter(attribute, nn.Parameter(fresh, requires_grad=old.requires_grad))
-            else:
-                owner.register_buffer(attribute, fresh)
+                fresh = nn.Parameter(fresh, requires_grad=old.requires_grad)
+            for place in tied.get(name, [name]):
+                _put(view, place, fresh)
         return view
 
     def _check_tensors(self, state: Mapping[str, Tensor]) -> None:
@@ -235,8 +244,18 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
 
 
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Replace the tensor of a name; others that refer to the old one keep it."""
+    path, _, attribute = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if isinstance(tensor, nn.Parameter):
+        owner.register_parameter(attribute, tensor)
+    else:
+        owner.register_buffer(attribute, tensor, persistent=attribute not in owner._non_persistent_buffers_set)
+
+
 def _check_outside(before: Mapping[str, Tensor], after: Mapping[str, Tensor], inside: set[str]) -> None:
     """The base must be bit-identical outside of the adaptor, else the adaptor would not tell the whole."""
     for name, tensor in before.items():
-        if name not in inside and not torch.equal(tensor.cpu(), after[name].cpu()):
+        if name not in inside and isinstance(tensor, Tensor) and not torch.equal(tensor.cpu(), after[name].cpu()):
             raise AdaptorError(f"expected {name} to be as in the base, because it is not part of the adaptor")

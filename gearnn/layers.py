@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 Granularity = Literal["layer", "tensor"]
 """``layer``: a module that owns tensors is one item; ``tensor``: every parameter is an item of its own."""
@@ -53,8 +53,9 @@ def layers_of(
 ) -> list[Layer]:
     """The layers of a network that could be adapted, in the order of its modules.
 
-    Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are no
-    candidates. A tensor that several modules share belongs to the first of them.
+    Modules of every kind that own learnable weights are candidates, those that own bare parameters too.
+    Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are none. A
+    tensor that several modules share (tied weights) belongs to the first of them and counts once.
 
     Args:
         model: the base; ``requires_grad`` says which parameters are learnable.
@@ -65,7 +66,7 @@ def layers_of(
     seen: set[int] = set()
     layers: list[Layer] = []
     for path, module in model.named_modules():
-        owned = [(n, p) for n, p in module.named_parameters(recurse=False) if p.requires_grad and id(p) not in seen]
+        owned = [(n, p) for n, p in module.named_parameters(recurse=False) if _can_learn(p) and id(p) not in seen]
         seen.update(id(p) for _, p in owned)
         if not owned:
             continue
@@ -88,8 +89,22 @@ def layers_of(
     return layers
 
 
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a network under every name that it has."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    return tensors | dict(model.named_buffers(remove_duplicate=False))
+
+
+def aliases(model: nn.Module) -> dict[str, list[str]]:
+    """Names of every tensor of a network that has more than one (tied weights): each name -> all names."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, tensor in stored_tensors(model).items():
+        by_tensor.setdefault(id(tensor), []).append(name)
+    return {name: names for names in by_tensor.values() if len(names) > 1 for name in names}
+
+
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of every BatchNorm layer: name -> float tensor [channels]."""
+    """Running statistics of every BatchNorm layer that can learn: name -> float tensor [channels]."""
     return {name: t for path, module in model.named_modules() for name, t in _running_statistics(path, module).items()}
 
 
@@ -118,7 +133,7 @@ def fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if tensor.is_floating_point():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():  # some modules keep other things in their state
             values = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.numpy().astype("<f4", copy=False).tobytes())
@@ -126,8 +141,8 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def batchnorms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module that keeps running statistics, with its path."""
-    return ((path, module) for path, module in model.named_modules() if isinstance(module, _BatchNorm))
+    """Every module that holds running statistics, with its path; torchvision's FrozenBatchNorm has fixed ones."""
+    return ((path, module) for path, module in model.named_modules() if _holds_statistics(module))
 
 
 def named(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
@@ -141,8 +156,23 @@ def named(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
     return [layer for layer in layers if layer.name in wanted]
 
 
+def _can_learn(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and parameter.is_floating_point()
+
+
+def _holds_statistics(module: nn.Module) -> bool:
+    """A BatchNorm, or an InstanceNorm, that tracks statistics."""
+    return isinstance(module, _NormBase) and module.running_mean is not None
+
+
+def _is_fixed(module: nn.Module) -> bool:
+    """Whether a BatchNorm's weights are not learnable; then its statistics are not either."""
+    weights = list(module.parameters(recurse=False))
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
 def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
-    if not isinstance(module, _BatchNorm):
+    if not _holds_statistics(module) or _is_fixed(module):
         return {}
     return {_join(path, n): b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gearnn.layers import charged_once, fingerprint, layers_of, model_size, named, statistics_of
-from gearnn.models import load_model
+from gearnn.layers import aliases, charged_once, fingerprint, layers_of, model_size, named, statistics_of
+from gearnn.models import build_model, load_model
 
 
 def test_a_layer_is_a_module_that_owns_tensors(tiny: nn.Module) -> None:
@@ -80,3 +80,44 @@ def test_a_fingerprint_depends_on_every_value_and_on_nothing_else(tiny: nn.Modul
 def test_a_half_precision_file_has_the_fingerprint_of_its_values(tiny: nn.Module) -> None:
     half = copy.deepcopy(tiny).half()
     assert fingerprint(half) == fingerprint(copy.deepcopy(half).float())
+
+
+def test_layers_of_every_kind_are_candidates() -> None:
+    model = build_model("tests.nets:zoo", 5)
+    layers = {layer.name: layer for layer in layers_of(model, batchnorm_statistics="selected")}
+    kinds = {name: layer.kind for name, layer in layers.items()}
+    assert kinds == {
+        "(root)": "Zoo",
+        "shifts": "ParameterList",
+        "gains": "ParameterDict",
+        "stem": "Conv2d",
+        "grouped": "Conv2d",
+        "dilated": "Conv2d",
+        "depthwise": "Conv2d",
+        "batchnorm": "BatchNorm2d",
+        "instancenorm": "InstanceNorm2d",
+        "groupnorm": "GroupNorm",
+        "layernorm": "LayerNorm",
+        "embedding": "Embedding",
+        "tied": "Linear",
+        "attention": "MultiheadAttention",
+        "attention.out_proj": "NonDynamicallyQuantizableLinear",
+        "recurrent": "GRU",
+        "up": "ConvTranspose2d",
+    }
+    assert layers["(root)"].weights == ("scale",)
+    assert layers["shifts"].weights == ("shifts.0", "shifts.1")
+    assert layers["embedding"].num_weights == 64
+    assert layers["tied"].weights == ("tied.bias",), "its weight belongs to the embedding"
+    assert layers["instancenorm"].statistics == ("instancenorm.running_mean", "instancenorm.running_var")
+    assert sum(layer.num_weights for layer in layers.values()) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+    assert aliases(model) == {name: ["embedding.weight", "tied.weight"] for name in ("embedding.weight", "tied.weight")}
+
+
+def test_statistics_of_a_batchnorm_with_fixed_weights_are_fixed_too() -> None:
+    model = build_model("tests.nets:zoo", 5)
+    model.batchnorm.requires_grad_(False)
+    assert "batchnorm" not in [layer.name for layer in layers_of(model)]
+    assert set(statistics_of(model)) == {"instancenorm.running_mean", "instancenorm.running_var"}
