@@ -22,8 +22,9 @@ from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, DivergedError
 from gearnn.files import written_whole
-from gearnn.layers import BatchNormStatistics, Layer, batchnorms, fingerprint
+from gearnn.layers import BatchNormStatistics, Layer, batchnorms, fingerprint, statistics_of
 from gearnn.problem import Problem
+from gearnn.randomness import own_stream
 from gearnn.recipe import Recipe, learning_rate, make_optimizer
 
 
@@ -111,8 +112,8 @@ def finetune(
     compute = compute or Compute.resolve()
     learnable = {name: p.requires_grad for name, p in base.named_parameters()}
     model = compute.place(copy.deepcopy(base))
-    trained = _choose_weights(model, layers)
     moving = _moving_batchnorms(model, layers, batchnorm_statistics)
+    trained = _choose_weights(model, layers)
     optimizer = make_optimizer(list(trained.values()), recipe)
     job = _Job(model, optimizer, trained, recipe, moving, checkpoint)
     losses = job.resume()
@@ -123,7 +124,7 @@ def finetune(
         total = 0.0
         for step, batch in enumerate(_batches(samples, problem, recipe, epoch)):
             rate = learning_rate(recipe, clock.step, clock.num_steps)
-            with compute.training(model):
+            with compute.training(model), own_stream(compute.device, recipe.seed, epoch, step):
                 loss = _step(model, problem, batch, optimizer, rate, compute)
             if not math.isfinite(loss):
                 raise DivergedError(
@@ -136,7 +137,7 @@ def finetune(
                 on_step(clock.progress(epoch, loss))
         losses.append(total / steps_per_epoch)
         job.save(losses)
-    return FineTuned(model=_as_base(model, base, learnable), epoch_losses=tuple(losses))
+    return FineTuned(model=_as_base(model, base, learnable, moving), epoch_losses=tuple(losses))
 
 
 def _step(
@@ -174,13 +175,11 @@ def _moving_batchnorms(
     model: nn.Module, layers: Sequence[Layer] | None, policy: BatchNormStatistics
 ) -> dict[str, nn.Module]:
     """BatchNorm modules whose running statistics move."""
-    found = dict(batchnorms(model))
     if policy == "frozen":
         return {}
-    if policy == "all" or layers is None:
-        return found
-    carried = {name for layer in layers for name in layer.statistics}
-    return {path: module for path, module in found.items() if f"{path}.running_mean" in carried}
+    chosen = layers is not None and policy == "selected"
+    carried = {name for layer in layers or () for name in layer.statistics} if chosen else set(statistics_of(model))
+    return {path: module for path, module in batchnorms(model) if f"{path}.running_mean" in carried}
 
 
 def reading_ahead(num_workers: int) -> dict[str, Any]:
@@ -219,16 +218,20 @@ def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> 
     )
 
 
-def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool]) -> nn.Module:
-    """Back on the CPU, in the memory order and with the flags and step counters of the base it came from."""
+def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool], moving: dict[str, nn.Module]) -> nn.Module:
+    """Back on the CPU, with the memory order, flags and buffers of the base it came from.
+
+    Of the buffers only running statistics that were to move stay moved: counters take no part in
+    inference, and what else a network keeps while it trains would be no part of an adaptor.
+    """
     model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learnable[name])
         parameter.grad = None
-    buffers = dict(model.named_buffers())
-    for name, counter in base.named_buffers():
-        if not counter.is_floating_point():  # num_batches_tracked takes no part in inference
-            buffers[name].copy_(counter)
+    before = dict(base.named_buffers(remove_duplicate=False))
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        if not (buffer.is_floating_point() and name.rpartition(".")[0] in moving):
+            buffer.copy_(before[name])
     return model
 
 

@@ -36,6 +36,33 @@ def test_outside_of_training_the_network_is_as_it_was() -> None:
     assert ["forward" in module.__dict__ for module in model] == [False, False]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_convolutions_train_in_float32_under_autocast(stride: int) -> None:
+    torch.manual_seed(0)
+    compute = Compute.resolve("cpu", "bf16")
+    model, x = nn.Conv2d(12, 12, 5, stride=stride, padding=2, groups=12), torch.randn(2, 12, 9, 11)
+    exact = gradients(copy.deepcopy(model), x)
+    placed = compute.place(model)
+    with compute.training(placed), compute.autocast():
+        found = gradients(placed, compute.images(x))
+        assert placed(compute.images(x)).dtype == torch.float32
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found, exact, strict=True))
+    with compute.autocast():
+        assert placed(compute.images(x)).dtype == torch.bfloat16
+
+
+def test_a_subclass_that_convolves_otherwise_keeps_its_own_way() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    compute, x = Compute.resolve("cpu", "bf16"), torch.randn(1, 8, 6, 6)
+    model = nn.Sequential(Doubled(8, 4, 1, stride=2), Doubled(4, 4, 3, groups=4))
+    expected = model(x)
+    with compute.training(model):
+        assert torch.allclose(model(x), expected, atol=1e-5)
+
+
 def test_auto_takes_what_the_machine_has() -> None:
     compute = Compute.resolve()
     assert compute.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
