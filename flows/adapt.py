@@ -17,7 +17,7 @@ from tasks.evaluate import evaluate_solution
 from tasks.finetune import full_finetune, partial_finetune
 from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
-from tasks.progress import expect_steps
+from tasks.progress import expect_steps, stopping_work
 from tasks.records import Adapted, Base, Data, Row
 from tasks.register import register_adaptor, register_base
 from tasks.report import write_report
@@ -32,6 +32,7 @@ def adapt(plan: Plan) -> Adapted:
 
 
 @flow(name="adapt", flow_run_name="adapt {plan.registered_base}")
+@stopping_work()
 def adapt_flow(plan: Plan) -> Adapted:
     """Fine-tune the base per level, choose layers, fine-tune those, score, register, report.
 

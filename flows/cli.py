@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data
+from flows import cli_data, cli_model
 from flows.terminal import command, console, counting, fail, preflight, print_table, progress_bars, read_file, running
 from gearnn.errors import GearNNError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_data.cache, name="cache")
+app.add_typer(cli_model.model, name="model")
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="plan in YAML, see docs/plans.md")]
 
@@ -30,6 +31,7 @@ def adapt(plan: PlanFile) -> None:
     with running():
         from flows.adapt import adapt as run
         from gearnn.plan import Plan
+        from gearnn.vocabulary import title
         from tasks.scorecard import table_cells
 
         checked = Plan.load(plan)
@@ -38,11 +40,12 @@ def adapt(plan: PlanFile) -> None:
         started = time.monotonic()
         with progress_bars():
             adapted = run(checked)
-        title = (
-            f"{checked.registered_base}: mIoU in percent on the split {checked.data.splits.test}; "
+        figure, split = title(adapted.pristine.figure), checked.data.splits.test
+        heading = (
+            f"{checked.registered_base}: {figure} in percent on the split {split}; "
             f"the base scores {adapted.pristine.values['test']:.1f} on undistorted frames"
         )
-        print_table(table_cells(adapted.rows, adapted.base), title=title)
+        print_table(table_cells(adapted.rows, adapted.base), title=heading)
         _print_next(checked, adapted, time.monotonic() - started)
 
 
@@ -56,6 +59,8 @@ def train_base(
         from flows.train_base import train_base as run
         from gearnn.errors import PlanError
         from gearnn.plan import Plan
+        from gearnn.vocabulary import title
+        from tasks.scorecard import all_figures
 
         checked = Plan.load(plan)
         if output is not None and output.suffix != ".safetensors":
@@ -64,8 +69,9 @@ def train_base(
         with progress_bars():
             trained = run(checked, str(output) if output else None)
         score = trained.score
+        told = ", ".join(f"{title(name)} {value:.1f}" for name, value in all_figures(score, "test").items())
         console.print(
-            f"{score.figure} {score.values['test']:.1f} on pristine frames of {checked.data.splits.test}; "
+            f"{told} on pristine frames of {checked.data.splits.test}; "
             f"registered as {trained.registered.name} version {trained.registered.version}"
             + (f"; written to {output}" if output else "")
         )
@@ -122,17 +128,19 @@ def adaptors(
         from gearnn import registry
         from gearnn import vocabulary as words
 
-        cells = [("model", "version", "alias", "base", "adaptor mIoU", "base mIoU", "values")]
+        cells = [("model", "version", "alias", "base", "figure", "of the adaptor", "of the base", "values")]
         for version in registry.adaptors(base, distortion):
             metrics = registry.metrics(version)
-            figures = (metrics.get(words.metric_name(words.TEST, s, "miou")) for s in (words.ADAPTOR, words.BASE))
+            figure = version.tags.get(words.TAG_FIGURE, "miou")
+            names = (words.metric_name(words.TEST, solution, figure) for solution in (words.ADAPTOR, words.BASE))
             cells.append(
                 (
                     version.name,
                     version.version,
                     ", ".join(version.aliases),
                     version.tags[words.TAG_BASE_URI].removeprefix("models:/"),
-                    *("" if figure is None else f"{figure:.1f}" for figure in figures),
+                    words.title(figure),
+                    *(f"{metrics[name]:.1f}" if name in metrics else "" for name in names),
                     f"{int(version.tags[words.TAG_NUM_VALUES]):,}",
                 )
             )
@@ -146,16 +154,15 @@ def adaptors(
 def infer(
     base: Annotated[str, typer.Argument(help="name of the registered base, see `gearnn adaptors`")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="encoded images or clips")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the class masks, PNG")] = Path("masks"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for masks (PNG) and facts (JSON)")] = Path(
+        "masks"
+    ),
     distortion: Annotated[str | None, typer.Option(help="use adaptors of this kind only")] = None,
     alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
     level: Annotated[str | None, typer.Option(help="tell the level where the bytes do not")] = None,
 ) -> None:
     """Run images through the gearbox: sense each one's level, use the adaptor that fits."""
     with running():
-        import numpy as np
-        from PIL import Image
-
         from gearnn.errors import DataError
         from gearnn.files import telling_of_disks
         from gearnn.gearbox import GearBox
@@ -176,12 +183,30 @@ def infer(
                 status = max(status, error.exit_status)
                 fail(f"{file}: {error}")
                 continue
-            Image.fromarray(np.asarray(answer.prediction, dtype=np.uint8)).save(target)
+            assert gearbox.problem is not None, "a registered base has one"
+            found = gearbox.problem.answer(answer.prediction)
+            wrote = _write_answer(found, target)
             how = f"sensed {answer.sensed} (misfit {answer.misfit:.3f})" if told is None else f"told {answer.sensed}"
             used = "the base" if answer.used.is_pristine else answer.used
-            console.print(f"{file}: {how}, used {used}, mask in {target}", soft_wrap=True, highlight=False)
+            console.print(f"{file}: {how}, used {used}: {found.text}; {wrote}", soft_wrap=True, highlight=False)
         if status:
             raise typer.Exit(status)
+
+
+def _write_answer(answer: Any, stem: Path) -> str:
+    """Write the mask and the facts of an answer beside each other; says where."""
+    import json
+
+    from PIL import Image
+
+    written = []
+    if answer.mask is not None:
+        Image.fromarray(answer.mask).save(stem.with_suffix(".png"))
+        written.append(f"mask in {stem.with_suffix('.png')}")
+    if answer.facts:
+        stem.with_suffix(".json").write_text(json.dumps(answer.facts) + "\n")
+        written.append(f"facts in {stem.with_suffix('.json')}")
+    return ", ".join(written)
 
 
 def _print_next(plan: Any, adapted: Any, seconds: float) -> None:

@@ -25,7 +25,7 @@ def check(
     with running():
         from gearnn.files import home
         from gearnn.plan import Plan
-        from gearnn.resolve import check_levels, check_sizes
+        from gearnn.preflight import check_levels, check_sizes
         from tasks.inspect import inspect_levels, inspect_splits
 
         checked = Plan.load(plan)

@@ -63,6 +63,8 @@ def _configure() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL" if console.is_terminal else "INFO",
     }
+    if str(Path.cwd()) not in sys.path:  # for modules that a plan names; last, so that it shadows nothing
+        sys.path.append(str(Path.cwd()))
     if "PREFECT_API_URL" not in os.environ:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
@@ -76,7 +78,7 @@ def _configure() -> None:
 
 def preflight_data(plan: Any) -> None:
     """Find what is wrong with a plan's frames, levels and store."""
-    from gearnn.resolve import check_levels
+    from gearnn.preflight import check_levels
     from gearnn.storage import Store
     from tasks.data import check_data
 
@@ -89,13 +91,15 @@ def preflight_data(plan: Any) -> None:
 def preflight(plan: Any) -> None:
     """Find what is wrong with a plan's files and servers before Prefect starts; steps that pass are not done again."""
     from gearnn import tracking
-    from gearnn.resolve import check_bound, check_sizes, compute_of, open_base
+    from gearnn.preflight import check_bound, check_network, check_sizes
+    from gearnn.resolve import compute_of, open_base
 
     compute_of(plan)
     tracking.check_server()
-    check_bound(plan, open_base(plan))
+    check_bound(plan, open_base(plan, lambda taken: console.print(f"starting from {taken}", highlight=False)))
     check_sizes(plan)
     preflight_data(plan)
+    check_network(plan)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from gearnn.plan import Plan
 from tasks.base import export_base, prepare_base
 from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
+from tasks.progress import stopping_work
 from tasks.records import Base, Data, Score, TrainedBase
 from tasks.register import register_base
 
 
 @flow(name="train-base", flow_run_name="train base {plan.registered_base}")
+@stopping_work()
 def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
     """Train the base of a plan, score it on pristine frames, register it.
 
@@ -24,10 +26,10 @@ def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
         output: file to write the base to, as safetensors with the normalisation in its header.
 
     Raises:
-        PlanError: the plan has a checkpoint already.
+        PlanError: the plan does not say how to train one.
     """
-    if plan.base.checkpoint is not None:
-        raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint")
+    if plan.base.train is None:
+        raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint only")
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
     score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None, None).result()

@@ -21,15 +21,13 @@ from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from gearnn.preflight import check_bound, check_levels, check_network, check_sizes
 from gearnn.problem import Problem
 from gearnn.recipe import Recipe
 from gearnn.resolve import (
     calibration_of,
-    check_bound,
-    check_levels,
     compute_of,
     open_base,
-    open_checkpoint,
     problem_of,
     samples_of,
 )
@@ -97,18 +95,20 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
     Raises:
         PlanError: the plan has no checkpoint, or the level needs no adaptor.
     """
-    if plan.base.checkpoint is None:
-        raise PlanError("plan: base.checkpoint: expected a file; `gearnn train-base` makes one")
+    if plan.base.checkpoint is None or plan.base.train is not None:
+        raise PlanError("plan: base.checkpoint: expected a trained base; `gearnn train-base` makes one")
     if level.is_pristine:
         raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
     base, samples = open_base(plan), samples_of(plan, "train", level)
     check_bound(plan, base)
-    check_levels(plan)
+    check_sizes(plan)
     check_frames(samples.dataset)
+    check_levels(plan)
+    check_network(plan)
     adaptor = adapt_level(
         base,
         samples,
-        problem_of(plan, samples.dataset, open_checkpoint(plan)),
+        problem_of(plan, samples.dataset),
         level,
         plan.bound.in_values(model_size(base)),
         plan.full_recipe,

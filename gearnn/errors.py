@@ -4,7 +4,7 @@
 
     GearNNError
     ├── InputError            what the user handed over is wrong (exit status 2)
-    │   ├── PlanError         a plan: unknown key, wrong type, impossible value
+    │   ├── PlanError         a plan: unknown key, wrong type, impossible value, a network that does not fit
     │   ├── LevelError        a distortion level: unknown kind, value out of range
     │   ├── DataError         a dataset: missing folder, missing label, unreadable frame
     │   ├── CodecError        a codec that a level needs: missing, or it refuses the frames
@@ -18,7 +18,7 @@
     ├── DivergedError         a fine-tune whose loss stopped being finite
     ├── SolverError           the knapsack solver did not prove its answer optimal
     ├── StoreError            stored bytes are missing or do not match their digest
-    └── RegistryError         a registered model, version or alias is missing or contradicts its tags
+    └── RegistryError         a registered model is missing, contradicts its tags, or names code that is not trusted
 
 A message says what was expected, which file, key or layer it concerns, what came, and what to do
 next where that is known, in one line.

@@ -4,7 +4,7 @@ For every level the gearbox holds a module tree that shares the base's tensors a
 adaptor's, so that shifting is choosing an object, and threads may run different levels at once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,12 @@ class GearBox:
 
     @classmethod
     def from_registry(
-        cls, base: str, distortion: str | None = None, alias: str = "champion", problem: Problem | None = None
+        cls,
+        base: str,
+        distortion: str | None = None,
+        alias: str = "champion",
+        problem: Problem | None = None,
+        trust: Collection[str] = (),
     ) -> "GearBox":
         """Load a base and its adaptors from the MLflow model registry.
 
@@ -74,14 +79,17 @@ class GearBox:
             distortion: kind, such as ``jpeg``; None takes adaptors of every kind.
             alias: which version of each adaptor.
             problem: batching and prediction; None takes what was registered with the base.
+            trust: packages that a base of a user's own module may import, besides those in the
+                environment's ``GEARNN_TRUST``.
 
         Raises:
-            RegistryError: no such base, no adaptor of this kind, or one without that alias.
+            RegistryError: no such base, no adaptor of this kind, one without that alias, or a base that
+                names code that is not trusted.
             AdaptorError: a version's bytes do not belong to the base.
         """
         from gearnn import registry
 
-        return registry.load_gearbox(base, distortion, alias, problem)
+        return registry.load_gearbox(base, distortion, alias, problem, trust=trust)
 
     @property
     def levels(self) -> tuple[DistortionLevel, ...]:

@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StrictInt,
     ValidationError,
     ValidationInfo,
@@ -31,6 +32,7 @@ from gearnn.datasets.frames import RESAMPLING, Camera
 from gearnn.errors import LevelError, PlanError
 from gearnn.layers import BatchNormStatistics, Granularity
 from gearnn.levels import DistortionLevel, expand_levels
+from gearnn.models.reference import is_reference
 from gearnn.recipe import OptimizerName, Recipe, Schedule
 
 Channels = tuple[float, float, float]
@@ -90,13 +92,26 @@ class FinetuneSpec(_Section):
         )
 
 
+class TrainSpec(FinetuneSpec):
+    """How a base is trained on pristine frames."""
+
+    batchnorm: Literal["moving", "frozen"] = Field(
+        "moving",
+        description="moving: BatchNorm layers learn, fixed ones too, which are fixed again afterwards; "
+        "frozen: no statistics move and fixed layers stay so, for a base that starts from pre-trained weights",
+    )
+
+
 class BaseSpec(_Section):
     """The pre-trained DNN."""
 
-    name: str = Field(description="a network that GearNN builds by name")
-    num_classes: StrictInt = Field(ge=1)
+    name: str | None = Field(None, description="a network that GearNN or torchvision builds by name")
+    module: str | None = Field(None, description="package.module:function, which returns the network; instead of name")
+    kwargs: dict[str, JsonValue] = Field(default_factory=dict, description="for the network or the function")
+    num_classes: StrictInt | None = Field(None, ge=1, description="default: as many as the data has")
     checkpoint: str | None = Field(None, description="safetensors or torch file; none: train one, see `train`")
-    train: FinetuneSpec | None = Field(None, description="how to train a base on pristine frames where there is none")
+    submodule: str | None = Field(None, description="with train: the part of the network that the checkpoint is of")
+    train: TrainSpec | None = Field(None, description="how to train a base on pristine frames, from the checkpoint on")
     mean: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
     std: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
     registered_as: str | None = Field(
@@ -105,15 +120,43 @@ class BaseSpec(_Section):
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
+        if (self.name is None) == (self.module is None):
+            came = "neither" if self.name is None else "both"
+            raise ValueError(f"expected one of `name` and `module`, but got {came}")
+        if self.module is not None and not is_reference(self.module):
+            raise ValueError(f"expected `module` as package.module:function, but got {self.module!r}")
         if self.checkpoint is None and self.train is None:
             raise ValueError("expected `checkpoint` (a file), or `train` (how to train a base)")
-        if self.checkpoint is not None and self.train is not None:
-            raise ValueError("expected either `checkpoint` or `train`, but got both")
+        if self.submodule is not None and (self.checkpoint is None or self.train is None):
+            raise ValueError("`submodule` is for a `checkpoint` that `train` starts from")
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected both of `mean` and `std`, or neither")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"expected `std` to be above 0, but got {list(self.std)}")
         return self
+
+    @property
+    def network(self) -> str:
+        """What :func:`gearnn.models.build_model` takes: a name, or package.module:function."""
+        return self.name or self.module or ""
+
+    @property
+    def short_name(self) -> str:
+        """The network in names of files and models."""
+        return self.network.replace(":", "-").replace(".", "-")
+
+
+class ProblemSpec(BaseModel):
+    """What the base does, where its name does not tell, and the problem's options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str | None = Field(None, description="one of ours, or package.module:Class; default: by the network's name")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Fields of the problem that the plan sets."""
+        return dict(self.model_extra or {})
 
 
 class CameraSpec(_Section):
@@ -144,22 +187,27 @@ class SplitsSpec(_Section):
 class DataSpec(_Section):
     """The frames."""
 
-    name: Literal["camvid", "cityscapes", "folder", "pennfudan", "streets"]
+    name: Literal["camvid", "cityscapes", "class_folders", "folder", "pennfudan", "streets"]
     root: str | None = Field(None, description="folder of the dataset, or s3://bucket/prefix; streets needs none")
     camera: CameraSpec = CameraSpec()
     splits: SplitsSpec = SplitsSpec()
     frames: dict[str, StrictInt] = Field(default_factory=dict, description="streets: scenes in each split")
     seed: StrictInt = Field(0, description="streets: seed of the scenes")
-    classes: tuple[str, ...] = Field((), description="folder: names of the classes, in the order of their indices")
+    classes: tuple[str, ...] = Field((), description="folder, class_folders: names in the order of their indices")
     ignore: StrictInt | None = Field(None, ge=0, le=255, description="folder: value of mask pixels without truth")
     clip: StrictInt = Field(1, ge=1, le=300, description="cityscapes: frames that encoders of video see, up to 30")
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.name != "folder" and (self.classes or self.ignore is not None):
-            raise ValueError(f"`classes` and `ignore` are for name: folder only; {self.name} has its own")
-        if self.name == "folder" and not self.classes:
+        named_by_user = self.name in ("folder", "class_folders")
+        if self.classes and not named_by_user:
+            raise ValueError(f"`classes` is for folder and class_folders only; {self.name} has its own")
+        if self.ignore is not None and self.name != "folder":
+            raise ValueError(f"`ignore` is for name: folder only; {self.name} has its own")
+        if named_by_user and not self.classes:
             raise ValueError("expected `classes`, the names of the classes in the order of their indices")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"expected `classes` of different names, but got {list(self.classes)}")
         if self.name != "cityscapes" and self.clip != 1:
             raise ValueError(f"`clip` is for cityscapes only; {self.name} has no sequences")
         if self.name == "streets":
@@ -214,6 +262,7 @@ class Plan(_Section):
     """A whole adaptation: which base, which frames, which levels, how small, how trained."""
 
     base: BaseSpec
+    problem: ProblemSpec = ProblemSpec()
     data: DataSpec
     levels: tuple[str, ...] = Field(min_length=1, description="levels, products in braces, or a set such as paper/jpeg")
     bound: BoundSpec = BoundSpec()
@@ -289,7 +338,7 @@ class Plan(_Section):
     @property
     def registered_base(self) -> str:
         """Name of the base in the model registry."""
-        return self.base.registered_as or f"{self.base.name}-{self.data.name}"
+        return self.base.registered_as or f"{self.base.short_name}-{self.data.name}"
 
     @property
     def full_recipe(self) -> Recipe:

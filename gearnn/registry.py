@@ -2,15 +2,16 @@
 
 A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``. A version of an adaptor
 names the exact version of its base in its tags, in its logged model's inputs, in the metadata of its
-MLmodel file and in its description. Weights are safetensors; loading runs no pickled code.
+MLmodel file and in its description. Weights are safetensors; loading runs no pickled code, and no code that a
+base names but from trusted packages.
 """
 
 import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from torch import nn
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
+from gearnn.description import DESCRIPTION_FILE, BaseDescription, open_description
 from gearnn.errors import LevelError, RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
-from gearnn.models import load_model
 from gearnn.problem import Problem, restore_problem
 
 # Names inside a version, which its loader in gearnn/serving.py reads.
-BASE_FILE, ADAPTOR_FILE, DESCRIPTION_FILE = "base.safetensors", "adaptor.safetensors", "description.json"
+BASE_FILE, ADAPTOR_FILE = "base.safetensors", "adaptor.safetensors"
 IMAGE_COLUMN = "image"
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
@@ -57,26 +58,6 @@ class Version:
         return f"models:/{self.name}/{self.version}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseDescription:
-    """How to build a base again, besides its weights.
-
-    Attributes:
-        network: name for :func:`gearnn.models.load_model`.
-        num_classes: classes of its head.
-        problem: what :func:`gearnn.problem.restore_problem` takes.
-    """
-
-    network: str
-    num_classes: int
-    problem: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, network: str, num_classes: int, problem: Problem) -> "BaseDescription":
-        """The description of a network with its problem."""
-        return cls(network=network, num_classes=num_classes, problem=problem.describe())
-
-
 # Registering
 
 
@@ -93,7 +74,7 @@ def register_base(
         run_id: the run it belongs to.
         num_values: size of the network in values.
     """
-    identity = _identity(base_fingerprint, json.dumps(asdict(description), sort_keys=True))
+    identity = _identity(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
     version = find(name, identity) or _register_base(
         name, weights, base_fingerprint, description, run_id, num_values, identity
     )
@@ -117,7 +98,7 @@ def _register_base(
         words.TAG_IDENTITY: identity,
     }
     with tempfile.TemporaryDirectory() as folder:
-        data = _fill(Path(folder) / "base", {BASE_FILE: weights}, asdict(description))
+        data = _fill(Path(folder) / "base", {BASE_FILE: weights}, description.to_json())
         text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
         return _log_and_register(name, "base", data, run_id, tags, text)
 
@@ -154,6 +135,7 @@ def register_adaptor(
         words.TAG_DISTORTION: adaptor.level.kind,
         words.TAG_BASE_URI: base.uri,
         words.TAG_BASE_FINGERPRINT: adaptor.base_fingerprint,
+        words.TAG_BASE_IDENTITY: base.tags[words.TAG_IDENTITY],
         words.TAG_SHA256: hashlib.sha256(path.read_bytes()).hexdigest(),
         words.TAG_NUM_VALUES: str(adaptor.num_values),
         words.TAG_BOUND: str(adaptor.bound),
@@ -256,20 +238,22 @@ def metrics(version: Version) -> dict[str, float]:
 # Loading
 
 
-def load_base(name: str, version: str | None = None) -> tuple[nn.Module, Problem, Version]:
+def load_base(name: str, version: str | None = None, trust: Collection[str] = ()) -> tuple[nn.Module, Problem, Version]:
     """A base with its problem.
 
     Args:
         name: of the registered model.
         version: number; None takes the champion.
+        trust: packages whose code it may name, see :func:`open_description`.
 
     Raises:
-        RegistryError: no such version, or its weights do not have the registered fingerprint.
+        RegistryError: no such version, its weights do not have the registered fingerprint, or it names
+            code that is not trusted.
     """
     found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
     folder = _download(found)
-    description = BaseDescription(**json.loads((folder / DESCRIPTION_FILE).read_text()))
-    model = load_model(description.network, description.num_classes, folder / BASE_FILE)
+    description = open_description(folder, trust)
+    model = description.build(folder / BASE_FILE)
     expected = found.tags[words.TAG_BASE_FINGERPRINT]
     if fingerprint(model) != expected:
         raise RegistryError(f"registry: {found.uri} is damaged, its weights do not have fingerprint {expected[:16]}...")
@@ -290,10 +274,15 @@ def load_adaptor(version: Version) -> Adaptor:
 
 
 def load_gearbox(
-    base: str, distortion: str | None, alias: str, problem: Problem | None = None, device: torch.device | None = None
+    base: str,
+    distortion: str | None,
+    alias: str,
+    problem: Problem | None = None,
+    device: torch.device | None = None,
+    trust: Collection[str] = (),
 ) -> GearBox:
     """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
-    model, registered_problem, version = load_base(base)
+    model, registered_problem, version = load_base(base, trust=trust)
     found = adaptors(base, distortion)
     unknown = {v.name: reason for v in found if (reason := _unknown_level(v))}
     for name, reason in unknown.items():
@@ -304,7 +293,7 @@ def load_gearbox(
         raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
     chosen = [by_alias(name, alias) for name in names]
     for adaptor in chosen:
-        if adaptor.tags[words.TAG_BASE_FINGERPRINT] != version.tags[words.TAG_BASE_FINGERPRINT]:
+        if not _is_of(adaptor, version):
             raise RegistryError(
                 f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
@@ -386,10 +375,20 @@ def _identity(*parts: str) -> str:
 
 def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool:
     """Whether a champion is comparable with the candidate and at least as good."""
-    if any(champion.tags.get(t) != candidate.tags.get(t) for t in (words.TAG_BASE_FINGERPRINT, words.TAG_PROMOTE_DATA)):
+    ours, theirs = champion.tags, candidate.tags
+    if any(ours.get(t) != theirs.get(t) for t in (words.TAG_BASE_FINGERPRINT, words.TAG_PROMOTE_DATA)):
         return False
-    ours, theirs = metrics(champion).get(metric), metrics(candidate).get(metric)
-    return ours is not None and (theirs is None or not theirs > ours)
+    if words.TAG_BASE_IDENTITY in ours and ours[words.TAG_BASE_IDENTITY] != theirs.get(words.TAG_BASE_IDENTITY):
+        return False
+    held, offered = metrics(champion).get(metric), metrics(candidate).get(metric)
+    return held is not None and (offered is None or not offered > held)
+
+
+def _is_of(adaptor: Version, base: Version) -> bool:
+    """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
+    same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
+    identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
+    return same and identity in (None, base.tags.get(words.TAG_IDENTITY))
 
 
 def _set_alias(name: str, alias: str, version: str) -> None:

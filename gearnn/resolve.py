@@ -1,8 +1,10 @@
 """What a plan names, opened: its frames, its base, its problem, its device."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,14 +12,14 @@ from torch import nn
 from gearnn.bucket import is_remote
 from gearnn.compute import Compute
 from gearnn.copies import fetch_file
-from gearnn.datasets import DistortedDataset, FrameDataset, open_split
-from gearnn.distortions import Calibration, calibrate, decode, needs_calibration
-from gearnn.errors import BoundError, CheckpointError, InputError, PlanError
-from gearnn.layers import charged_once, layers_of, model_size
+from gearnn.datasets import DistortedDataset, FrameDataset, open_split, with_truth
+from gearnn.distortions import Calibration, calibrate, needs_calibration
+from gearnn.errors import CheckpointError, PlanError
 from gearnn.levels import DistortionLevel
-from gearnn.models import Checkpoint, load_model, read_checkpoint
-from gearnn.plan import Plan
-from gearnn.problem import Problem, SemanticSegmentation
+from gearnn.models import build_model, load_model, problem_of_model, read_metadata, start_from
+from gearnn.models.reference import is_reference, references_in, source_digest
+from gearnn.plan import Channels, Plan
+from gearnn.problem import Problem, make_problem, problem_class, problem_names
 from gearnn.storage import Store
 
 Role = Literal["train", "promote", "test"]
@@ -55,22 +57,45 @@ def numerics_of(plan: Plan) -> str:
     return f"{compute.precision}, {plan.threads} threads" if compute.device.type == "cpu" else compute.precision
 
 
+def problem_name(plan: Plan) -> str:
+    """Which problem a plan is about.
+
+    Raises:
+        PlanError: neither the plan nor the name of its network tells.
+    """
+    name = plan.problem.name or problem_of_model(plan.base.network)
+    if name is None:
+        if not is_reference(plan.base.network):
+            build_model(plan.base.network, 1)  # says which names there are
+        raise PlanError(
+            f"plan: problem.name: expected one of {', '.join(problem_names())}, or package.module:Class, "
+            f"because base.module does not tell"
+        )
+    return name
+
+
 def open_role(plan: Plan, role: Role) -> FrameDataset:
-    """The undistorted frames of the split that plays a role.
+    """The undistorted frames of the split that plays a role, with the truth that the plan's problem needs.
 
     Raises:
         DataError: the split is missing or incomplete.
-        PlanError: the dataset has another number of classes than the base.
+        PlanError: the dataset has another number of classes than the base, or other truth than the problem needs.
     """
     data = plan.data
+    truth = problem_class(problem_name(plan)).truth
     split: str = getattr(data.splits, role)
     dataset = open_split(data.name, data.root, split, data.camera.camera(), data.options())
-    if len(dataset.class_names) != plan.base.num_classes:
+    if plan.base.num_classes is not None and len(dataset.class_names) != plan.base.num_classes:
         raise PlanError(
             f"plan: base.num_classes: expected {len(dataset.class_names)}, as {data.name} has, "
             f"but got {plan.base.num_classes}"
         )
-    return dataset
+    return with_truth(dataset, truth)
+
+
+def num_classes_of(plan: Plan) -> int:
+    """Classes of the base: what the plan says, else as many as its training frames have."""
+    return plan.base.num_classes or len(open_role(plan, "train").class_names)
 
 
 def samples_of(plan: Plan, role: Role, level: DistortionLevel) -> DistortedDataset:
@@ -90,54 +115,6 @@ def calibration_of(plan: Plan, level: DistortionLevel) -> tuple[Calibration, ...
     return (*_undistorted[undistorted], *calibrate(samples_of(plan, "train", level), kinds))
 
 
-def check_levels(plan: Plan) -> None:
-    """Distort one frame of every size at every level, so that a codec that refuses stops a run before training.
-
-    Raises:
-        DataError: frames of this size cannot be encoded at a level.
-        CodecError: a codec is missing.
-    """
-    sizes: set[tuple[int, int]] = set()
-    for role in ROLES:
-        dataset = open_role(plan, role)
-        for index in range(len(dataset)):
-            size = dataset.size(index)
-            if size not in sizes:
-                sizes.add(size)
-                _check_frame(dataset, index, plan.distortion_levels)
-
-
-def _check_frame(dataset: FrameDataset, index: int, levels: Sequence[DistortionLevel]) -> None:
-    for level in levels:
-        try:
-            decode(DistortedDataset(dataset, level).encode(index))
-        except InputError as error:
-            raise type(error)(f"level {level}: frame {dataset.name(index)}: {error}") from error
-
-
-def check_sizes(plan: Plan) -> None:
-    """Make sure that frames can be stacked into batches.
-
-    Raises:
-        PlanError: the training split has frames of several sizes, and batches of more than one frame.
-    """
-    dataset = open_role(plan, "train")
-    sizes = sorted({dataset.size(index) for index in range(len(dataset))})
-    largest = max(how.batch_size for how in (plan.finetune, plan.partial, plan.base.train) if how is not None)
-    if len(sizes) > 1 and largest > 1:
-        smallest, widest = (f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
-        raise PlanError(
-            f"plan: data.camera.size: expected frames of one size for batches of {largest}, but {plan.data.name} has "
-            f"{len(sizes)} sizes from {smallest} to {widest}; set data.camera.size, or batch_size: 1"
-        )
-
-
-def open_checkpoint(plan: Plan) -> Checkpoint:
-    """The plan's checkpoint, for its metadata and tensors; an empty one where the base is to be trained."""
-    path = checkpoint_path(plan)
-    return Checkpoint({}) if path is None else read_checkpoint(path)
-
-
 def checkpoint_path(plan: Plan) -> Path | None:
     """The plan's checkpoint as a file here; None where the base is to be trained.
 
@@ -150,50 +127,107 @@ def checkpoint_path(plan: Plan) -> Path | None:
     return fetch_file(location) if is_remote(location) else Path(location)
 
 
-def open_base(plan: Plan) -> nn.Module:
+def open_base(plan: Plan, on_start: Callable[[str], None] | None = None) -> nn.Module:
     """The plan's network: with the weights of its checkpoint, else initialised from the plan's seed.
+
+    Where the plan trains a base, its checkpoint is only where that starts.
+
+    Args:
+        plan: the plan.
+        on_start: told what was taken from such a checkpoint and what starts afresh.
 
     Raises:
         CheckpointError: the file does not fit the network.
+        PlanError: the network cannot be built.
     """
+    path = checkpoint_path(plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        return load_model(plan.base.name, plan.base.num_classes, checkpoint_path(plan))
+        if plan.base.train is None:
+            _check_header(plan, path)
+            return build(plan, path)
+        model = build(plan)
+    if path is not None:
+        taken = start_from(model, path, plan.base.submodule)
+        if on_start is not None:
+            on_start(taken)
+    return model
 
 
-def check_bound(plan: Plan, base: nn.Module) -> None:
-    """Make sure that at least one layer fits into the plan's bound, before anything is trained.
-
-    Raises:
-        BoundError: none does.
-    """
-    policy = plan.bound.batchnorm_statistics
-    room = plan.bound.in_values(model_size(base)) - charged_once(base, policy)
-    smallest = min(layers_of(base, plan.bound.granularity, policy), key=lambda layer: layer.num_values)
-    if smallest.num_values > room:
-        raise BoundError(
-            f"plan: bound: expected room for at least one layer, but got {max(room, 0)} values; "
-            f"the smallest layer, {smallest.name}, needs {smallest.num_values}"
+def _check_header(plan: Plan, path: Path | None) -> None:
+    """A base that GearNN wrote says with which arguments it was built; others would compute differently."""
+    header = {} if path is None else read_metadata(path)
+    ours = json.dumps(plan.base.kwargs, sort_keys=True)
+    if header.get("kwargs", ours) != ours:
+        raise CheckpointError(
+            f"checkpoint {plan.base.checkpoint}: expected base.kwargs as it was trained with, {header['kwargs']}, "
+            f"but the plan has {ours}"
         )
 
 
-def problem_of(plan: Plan, dataset: FrameDataset, checkpoint: Checkpoint) -> Problem:
-    """Semantic segmentation with the normalisation of the plan, else of the checkpoint's header, else ImageNet's."""
-    mean, std = _normalisation(plan, checkpoint)
-    return SemanticSegmentation(
-        num_classes=plan.base.num_classes, ignore_index=dataset.ignore_index, mean=mean, std=std
-    )
+def network_identity(plan: Plan) -> dict[str, Any]:
+    """What decides how the base computes, besides its weights and the name of a network of ours.
+
+    Empty for a named network without ``kwargs``, so that keys from before there were others still hold.
+    """
+    facts: dict[str, Any] = {}
+    if plan.base.kwargs or plan.base.module:
+        facts |= {"network": plan.base.network, "kwargs": plan.base.kwargs}
+    code = _code_of(plan)
+    if code:
+        facts["code"] = {name: source_digest(name) for name in sorted(code)}
+    return facts
 
 
-def _normalisation(plan: Plan, checkpoint: Checkpoint) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def trusted_by(plan: Plan) -> set[str]:
+    """Modules that a plan names itself, so that a base that it registered may import them again."""
+    return {name.partition(":")[0] for name in _code_of(plan)}
+
+
+def _code_of(plan: Plan) -> set[str]:
+    return references_in([plan.base.network, plan.base.kwargs, plan.problem.name])
+
+
+def build(plan: Plan, weights: Path | None = None) -> nn.Module:
+    """The plan's network with the weights of a file, or with those that its builder gives it."""
+    return load_model(plan.base.network, num_classes_of(plan), weights, plan.base.kwargs)
+
+
+def problem_of(plan: Plan, dataset: FrameDataset) -> Problem:
+    """The plan's problem.
+
+    Its normalisation is that of the plan, else of the checkpoint's header, else ImageNet's.
+
+    Raises:
+        PlanError: options that the problem does not have.
+    """
+    mean, std = _normalisation(plan)
+    facts = {
+        "num_classes": plan.base.num_classes or len(dataset.class_names),
+        "ignore_index": dataset.ignore_index,
+        "mean": mean,
+        "std": std,
+    }
+    name = problem_name(plan)
+    if plan.base.mean is not None and "mean" not in {field.name for field in fields(problem_class(name))}:
+        raise PlanError(
+            f"plan: base.mean: {name} leaves the normalisation to the network; "
+            f"base.kwargs: {{image_mean: ..., image_std: ...}} sets it in torchvision's detectors"
+        )
+    return make_problem(name, facts, plan.problem.options)
+
+
+def _normalisation(plan: Plan) -> tuple[Channels, Channels]:
     if plan.base.mean is not None and plan.base.std is not None:
         return plan.base.mean, plan.base.std
-    if "mean" in checkpoint.metadata and "std" in checkpoint.metadata:
-        return _channels(checkpoint.metadata["mean"], plan), _channels(checkpoint.metadata["std"], plan)
+    path = checkpoint_path(plan)
+    header = read_metadata(path) if path is not None and path.is_file() else {}  # opening the base tells of it
+    if "mean" in header and "std" in header:
+        return _channels(header["mean"], plan), _channels(header["std"], plan)
     return _IMAGENET
 
 
-def _channels(text: str, plan: Plan) -> tuple[float, float, float]:
+def _channels(text: str, plan: Plan) -> Channels:
     try:
         red, green, blue = (float(value) for value in text.split(","))
     except ValueError:

@@ -1,4 +1,7 @@
-"""Bases and adaptors as MLflow serves them: encoded images in, predictions out. Loading runs no pickled code."""
+"""Bases and adaptors as MLflow serves them: encoded images in, predictions out.
+
+Loading runs no pickled code, and code that a base names only from packages in ``GEARNN_TRUST``.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from gearnn.adaptor import Adaptor
+from gearnn.description import DESCRIPTION_FILE, open_description
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
-from gearnn.models import load_model
 from gearnn.problem import restore_problem
-from gearnn.registry import ADAPTOR_FILE, BASE_FILE, DESCRIPTION_FILE, IMAGE_COLUMN, BaseDescription, load_base
+from gearnn.registry import ADAPTOR_FILE, BASE_FILE, IMAGE_COLUMN, load_base
 
 
 def _load_pyfunc(data_path: str) -> "Predictor":
@@ -25,8 +27,8 @@ def _load_pyfunc(data_path: str) -> "Predictor":
         name, version = description["base_uri"].removeprefix("models:/").split("/")
         base, problem, _ = load_base(name, version)
         return Predictor(GearBox(base, [adaptor], problem), adaptor.level)
-    facts = BaseDescription(**description)
-    base = load_model(facts.network, facts.num_classes, folder / BASE_FILE)
+    facts = open_description(folder)
+    base = facts.build(folder / BASE_FILE)
     return Predictor(GearBox(base, [], restore_problem(facts.problem)), DistortionLevel())
 
 
@@ -45,4 +47,12 @@ class Predictor:
         """
         frames: Iterable[bytes] = model_input[IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
         answers = self.gearbox.infer([bytes(frame) for frame in frames], level=self.level)
-        return [a.prediction.numpy() if isinstance(a.prediction, torch.Tensor) else a.prediction for a in answers]
+        return [self._plain(answer.prediction) for answer in answers]
+
+    def _plain(self, prediction: Any) -> Any:
+        """A mask as an array; where there are facts too, a dictionary of both."""
+        assert self.gearbox.problem is not None, "a registered base has one"
+        answer = self.gearbox.problem.answer(prediction)
+        if not answer.facts:
+            return answer.text if answer.mask is None else answer.mask
+        return dict(answer.facts) if answer.mask is None else {"mask": answer.mask, **answer.facts}

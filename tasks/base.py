@@ -1,5 +1,6 @@
 """The pre-trained DNN of a plan: read from its checkpoint, or trained on pristine frames where there is none."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,45 @@ from gearnn.files import digest_of_file
 from gearnn.finetune import finetune
 from gearnn.layers import fingerprint, model_size
 from gearnn.levels import DistortionLevel
-from gearnn.models import load_model, save_checkpoint
-from gearnn.plan import FinetuneSpec, Plan
+from gearnn.models import save_checkpoint
+from gearnn.models.frozen import freeze_batchnorms, thaw_batchnorms
+from gearnn.plan import Plan, ProblemSpec, TrainSpec
 from gearnn.problem import Problem
 from gearnn.resolve import (
+    build,
     checkpoint_path,
     compute_of,
+    network_identity,
+    num_classes_of,
     numerics_of,
     open_base,
-    open_checkpoint,
     open_role,
     problem_of,
     samples_of,
 )
 from gearnn.storage import Ref, Store
-from tasks.progress import reporter
+from tasks.progress import logger_here, reporter
 from tasks.records import Base, Data
 from tasks.step import step, written
 
 
 def _reads(plan: Plan, data: Data) -> dict[str, Any]:
-    network = {"name": plan.base.name, "num_classes": plan.base.num_classes}
+    network: dict[str, Any] = {"name": plan.base.network, "num_classes": num_classes_of(plan)}
+    network |= network_identity(plan)
     if plan.base.checkpoint is not None:
         path = checkpoint_path(plan)
-        content = digest_of_file(path)[0] if path is not None and path.is_file() else None
-        return network | {"checkpoint": content}
+        network["checkpoint"] = digest_of_file(path)[0] if path is not None and path.is_file() else None
+    if plan.base.train is None:
+        return network
+    if plan.base.submodule is not None:
+        network["submodule"] = plan.base.submodule
+    if plan.problem != ProblemSpec():
+        network["problem"] = problem_for(plan).describe()
+    train = _train(plan).model_dump(mode="json")
+    if train["batchnorm"] == "moving":  # the default, as it was before there was a choice
+        del train["batchnorm"]
     return network | {
-        "train": _train(plan).model_dump(mode="json"),
+        "train": train,
         "normalisation": [plan.base.mean, plan.base.std],
         "frames": data.digests["train"],
         "seed": plan.seed,
@@ -51,20 +64,23 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
         CheckpointError: the checkpoint does not fit the network.
         DivergedError: training the base failed.
     """
-    base = open_base(plan)
+    base = open_base(plan, logger_here().info)
     losses: tuple[float, ...] = ()
-    if plan.base.checkpoint is None:
+    if plan.base.train is not None:
+        moving = _train(plan).batchnorm == "moving"
+        thawed = thaw_batchnorms(base) if moving else []
         trained = finetune(
             base,
             samples_of(plan, "train", DistortionLevel()),
             problem_for(plan),
             _train(plan).recipe(seed=plan.seed, num_workers=plan.loader_workers),
-            batchnorm_statistics="all",
+            batchnorm_statistics="all" if moving else "frozen",
             compute=compute_of(plan),
             checkpoint=scratch,
             on_step=reporter("training the base"),
         )
         base, losses = trained.model, trained.epoch_losses
+        freeze_batchnorms(base, thawed)
     return Base(
         weights=store_network(Store(plan.store), base),
         fingerprint=fingerprint(base),
@@ -75,7 +91,7 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
 
 def fetch_network(plan: Plan, weights: Ref) -> nn.Module:
     """A network of the plan's architecture with weights from the store."""
-    return load_model(plan.base.name, plan.base.num_classes, Store(plan.store).get(weights))
+    return build(plan, Store(plan.store).get(weights))
 
 
 def store_network(store: Store, model: nn.Module) -> Ref:
@@ -85,10 +101,10 @@ def store_network(store: Store, model: nn.Module) -> Ref:
 
 def problem_for(plan: Plan) -> Problem:
     """The plan's problem."""
-    return problem_of(plan, open_role(plan, "train"), open_checkpoint(plan))
+    return problem_of(plan, open_role(plan, "train"))
 
 
-def _train(plan: Plan) -> FinetuneSpec:
+def _train(plan: Plan) -> TrainSpec:
     assert plan.base.train is not None, "the plan was checked to have a checkpoint or a way to train"
     return plan.base.train
 
@@ -96,6 +112,7 @@ def _train(plan: Plan) -> FinetuneSpec:
 def export_base(plan: Plan, base: Base, path: Path) -> None:
     """Write a base as a checkpoint that a plan can name, with its normalisation in the header."""
     facts = problem_for(plan).describe()
-    header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std")}
+    header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
+    header |= {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, fetch_network(plan, base.weights), {"architecture": plan.base.name, **header})
+    save_checkpoint(path, fetch_network(plan, base.weights), header)

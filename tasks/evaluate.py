@@ -9,7 +9,7 @@ from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Score as Counted
-from gearnn.resolve import Role, compute_of, numerics_of, samples_of
+from gearnn.resolve import Role, compute_of, network_identity, numerics_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for
 from tasks.records import AdaptorFile, Base, Data, Network, Score
@@ -30,6 +30,7 @@ def _reads(
         "level": level,
         "solution": solution,
         "numerics": numerics_of(plan),
+        **network_identity(plan),
     }
 
 
@@ -66,6 +67,7 @@ def evaluate_solution(
         low=interval.low,
         high=interval.high,
         per_class=tuple(counted["test"].per_class),
+        figures={role: score.figures for role, score in counted.items()},
     )
 
 

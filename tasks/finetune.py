@@ -12,7 +12,7 @@ from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
 from gearnn.plan import FinetuneSpec, Plan
 from gearnn.recipe import Recipe
-from gearnn.resolve import calibration_of, compute_of, numerics_of, samples_of
+from gearnn.resolve import calibration_of, compute_of, network_identity, numerics_of, samples_of
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
@@ -30,6 +30,7 @@ def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
         "seed": plan.seed,
         "numerics": numerics_of(plan),
+        **network_identity(plan),
     }
 
 

@@ -61,6 +61,21 @@ def request_stop() -> None:
     _stop.set()
 
 
+@contextmanager
+def stopping_work() -> Iterator[None]:
+    """End fine-tunes at their next step when the flow is interrupted; Prefect itself only waits for them.
+
+    Inside of a flow run Prefect takes SIGTERM, and raises what is no ``Exception``.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        request_stop()
+        raise
+
+
 def allow_start() -> None:
     """Forget an earlier request to stop."""
     _stop.clear()
@@ -105,7 +120,7 @@ def _counting_bar(display: Progress, what: str) -> Callable[[int, int], None]:
 
 
 def _counting_lines(what: str) -> Callable[[int, int], None]:
-    logger = _logger()
+    logger = logger_here()
     started = last = time.monotonic()
 
     def show(done: int, total: int) -> None:
@@ -136,7 +151,7 @@ def _bar(display: Progress, what: str) -> Callable[[Position], None]:
 
 
 def _lines(what: str) -> Callable[[Position], None]:
-    logger = _logger()
+    logger = logger_here()
     last = time.monotonic()
 
     def show(position: Position) -> None:
@@ -158,7 +173,8 @@ def _lines(what: str) -> Callable[[Position], None]:
     return show
 
 
-def _logger() -> Logger:
+def logger_here() -> Logger:
+    """The logger of the running task, or the library's outside of one."""
     try:
         return get_run_logger()  # type: ignore[return-value]
     except MissingContextError:

@@ -121,11 +121,12 @@ class Score(Record):
     Attributes:
         solution: one of :data:`gearnn.vocabulary.SOLUTIONS`.
         level: of the frames it was scored on.
-        figure: name of the primary figure, ``miou``.
+        figure: name of the primary figure, such as ``miou``.
         values: role of a split -> figure, in percent.
         low: lower end of the 95 % bootstrap interval over the frames of the test split.
         high: upper end.
         per_class: figures of the classes on the test split.
+        figures: role of a split -> every figure of the problem, in percent.
     """
 
     solution: str
@@ -135,6 +136,7 @@ class Score(Record):
     low: float
     high: float
     per_class: tuple[float | None, ...]
+    figures: dict[str, dict[str, float]] = {}
 
 
 class Registered(Record):

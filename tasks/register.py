@@ -7,13 +7,15 @@ from prefect import task
 
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
+from gearnn.description import BaseDescription
 from gearnn.levels import DistortionLevel
-from gearnn.plan import Plan
-from gearnn.registry import BaseDescription, Version
+from gearnn.plan import Plan, ProblemSpec
+from gearnn.registry import Version
+from gearnn.resolve import num_classes_of
 from gearnn.storage import Store, digest_of
 from tasks.base import problem_for
 from tasks.records import Base, Data, Registered, Row
-from tasks.scorecard import scorecard
+from tasks.scorecard import all_figures, scorecard
 
 
 @task(name="register base", task_run_name="register base {plan.registered_base}")
@@ -26,7 +28,7 @@ def register_base(plan: Plan, base: Base, data: Data) -> Registered:
         plan.registered_base,
         Store(plan.store).get(base.weights),
         base.fingerprint,
-        BaseDescription.of(plan.base.name, plan.base.num_classes, problem_for(plan)),
+        BaseDescription.of(plan.base.network, num_classes_of(plan), plan.base.kwargs, problem_for(plan)),
         run_id=run_id,
         num_values=base.num_values,
     )
@@ -49,7 +51,18 @@ def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered,
 
 def plan_digest(plan: Plan) -> str:
     """What tells plans apart in the registry: everything in it but where it runs and stores."""
-    return digest_of(plan.model_dump(mode="json", exclude={"store", "runner", "workers", "loader_workers", "device"}))
+    content = plan.model_dump(mode="json", exclude={"store", "runner", "workers", "loader_workers", "device"})
+    base = content["base"]
+    for section, key, default in (
+        (content, "problem", ProblemSpec().model_dump()),
+        (base, "module", None),
+        (base, "kwargs", {}),
+        (base, "submodule", None),
+        (base["train"] or {}, "batchnorm", "moving"),
+    ):  # keys that came later: a plan without them has the digest that it had before
+        if section.get(key) == default:
+            section.pop(key, None)
+    return digest_of(content)
 
 
 def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Row, identity: str) -> Version:
@@ -57,6 +70,7 @@ def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Ro
         words.TAG_PLAN: plan_digest(plan),
         words.TAG_DATA: data.digests["train"],
         words.TAG_PROMOTE_DATA: data.digests["promote"],
+        words.TAG_FIGURE: _figure(row),
     }
     experiment = tracking.experiment_id(plan.registered_base)
     run_id = tracking.level_run(experiment, _plan_run(plan, data), row.level, tags)
@@ -81,7 +95,7 @@ def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Ro
 def _plan_run(plan: Plan, data: Data) -> str:
     experiment = tracking.experiment_id(plan.registered_base)
     params = {
-        "base": plan.base.name,
+        "base": plan.base.network,
         "data": plan.data.name,
         "levels": ", ".join(plan.levels),
         "frames": str(data.num_frames),
@@ -110,9 +124,10 @@ def _params(plan: Plan, row: Row) -> dict[str, Any]:
 
 def _metrics(base: Base, row: Row) -> dict[str, float]:
     scores = {
-        words.metric_name(role, solution, score.figure): value
+        words.metric_name(role, solution, figure): value
         for solution, score in row.scores.items()
-        for role, value in score.values.items()
+        for role in score.values
+        for figure, value in all_figures(score, role).items()
     }
     size = {words.NUM_VALUES: row.adaptor.num_values, words.SHARE: 100 * row.adaptor.num_values / base.num_values}
     return scores | size

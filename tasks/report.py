@@ -16,7 +16,7 @@ from gearnn.plan import Plan
 from gearnn.storage import Ref, Store
 from tasks.records import Base, Row, Score
 from tasks.register import plan_digest
-from tasks.scorecard import markdown, scorecard, table_cells
+from tasks.scorecard import all_figures, markdown, scorecard, table_cells
 
 
 @task(name="report")
@@ -50,7 +50,8 @@ def _report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row], cells:
     cards = "\n".join(scorecard(row, base, {words.TAG_PLAN: plan_digest(plan)}) for row in rows)
     return (
         f"# {plan.registered_base}\n\n"
-        f"mIoU in percent on the split `{held_out.test}`; base of {base.num_values:,} values, "
+        f"{words.title(pristine.figure)} in percent on the split `{held_out.test}`; "
+        f"base of {base.num_values:,} values, "
         f"{pristine.values[words.TEST]:.2f} on undistorted frames. {note}\n\n"
         f"{markdown(cells)}\n\n{cards}"
     )
@@ -58,10 +59,11 @@ def _report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row], cells:
 
 def _scores(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [
-        {"level": row.level, "solution": score.solution, "split": role, "figure": score.figure, "value": value}
+        {"level": row.level, "solution": score.solution, "split": role, "figure": figure, "value": value}
         for row in rows
         for score in row.scores.values()
-        for role, value in score.values.items()
+        for role in score.values
+        for figure, value in all_figures(score, role).items()
     ]
 
 
@@ -75,7 +77,7 @@ def _publish(plan: Plan, cells: Sequence[Sequence[str]], report: Path) -> None:
     key = f"adapt-{plan.registered_base}".lower().replace("_", "-")
     heading, *body = cells
     create_table_artifact(
-        [dict(zip(heading, line, strict=True)) for line in body], key=f"{key}-levels", description="mIoU by level"
+        [dict(zip(heading, line, strict=True)) for line in body], key=f"{key}-levels", description="accuracy by level"
     )
     create_markdown_artifact(report.read_text(), key=f"{key}-report")
     uri = tracking.tracking_uri()

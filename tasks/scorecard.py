@@ -1,9 +1,10 @@
 """What people read: the table of a run, and the scorecard of one version. Text in, text out."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from gearnn import vocabulary as words
-from tasks.records import Base, Row
+from tasks.records import Base, Row, Score
 
 _HEADINGS = (
     "level",
@@ -47,6 +48,12 @@ def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
     return cells
 
 
+def all_figures(score: Score, role: str) -> dict[str, float]:
+    """Every figure of a solution on the split of a role, the primary one first; NaN ones are left out."""
+    figures = {score.figure: score.values[role]} | score.figures.get(role, {})
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
 def _kept(row: Row) -> str:
     base, adaptor = (row.scores[solution].values[words.TEST] for solution in (words.BASE, words.ADAPTOR))
     if adaptor < base:
@@ -62,13 +69,22 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def accuracy_cells(scores: Sequence[Score]) -> list[tuple[str, ...]]:
+    """Every figure of some solutions on the test split, headings first."""
+    first = all_figures(scores[0], words.TEST)
+    primary, *others = first
+    heading = (f"{words.title(primary)} (test)", "95 % interval over frames", *map(words.title, others))
+    cells: list[tuple[str, ...]] = [("solution", *heading)]
+    for score in scores:
+        figures = all_figures(score, words.TEST)
+        rest = (f"{figures[name]:.2f}" if name in figures else "" for name in others)
+        cells.append((score.solution, f"{score.values[words.TEST]:.2f}", f"{score.low:.1f} to {score.high:.1f}", *rest))
+    return cells
+
+
 def scorecard(row: Row, base: Base, tags: Mapping[str, str]) -> str:
     """The description of an adaptor's version: accuracy, size against the bound, layers, digests."""
-    figure = next(iter(row.scores.values())).figure
-    accuracy = [("solution", f"{figure} (test)", "95 % interval over frames")]
-    accuracy += [
-        (s.solution, f"{s.values[words.TEST]:.2f}", f"{s.low:.1f} to {s.high:.1f}") for s in row.scores.values()
-    ]
+    accuracy = accuracy_cells(list(row.scores.values()))
     share = 100 * row.adaptor.num_values / base.num_values
     digests = "\n".join(f"- `{name}`: `{value}`" for name, value in sorted(tags.items()))
     return (

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from gearnn import registry
+from gearnn import vocabulary as words
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from gearnn.resolve import compute_of, open_role, samples_of
+from gearnn.resolve import compute_of, open_role, samples_of, trusted_by
 from gearnn.sensing import SensingFacts, measure_sensing
 
 _TOGETHER = "all kinds"
@@ -33,7 +34,9 @@ def sense_levels(
         groups.setdefault(_TOGETHER if together else level.kind, [DistortionLevel()]).append(level)
     compute, done = compute_of(plan), 0
     boxes = {
-        name: registry.load_gearbox(plan.registered_base, None if together else name, "champion", device=compute.device)
+        name: registry.load_gearbox(
+            plan.registered_base, None if together else name, "champion", device=compute.device, trust=trusted_by(plan)
+        )
         for name in groups
     }
     total = len(open_role(plan, "test")) * sum(map(len, groups.values()))
@@ -64,7 +67,7 @@ def confusion_cells(facts: Sequence[SensingFacts]) -> list[tuple[str, ...]]:
         middle = [(_short(level), *(_count(one, level) for one in facts)) for level in used]
         if any(None in one.used for one in facts):
             middle.append(("not sensed", *(_count(one, None) for one in facts)))
-    figure = facts[0].figure
+    figure = words.title(facts[0].figure)
     columns = [
         ("true level", *(str(one.level) for one in facts)),
         *middle,

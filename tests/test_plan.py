@@ -76,11 +76,11 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
         ({"bound": {"fraction": 1.5}}, "bound.fraction: expected less than or equal to 1"),
         (
             {"data": {"name": "kitti"}},
-            "data.name: expected 'camvid', 'cityscapes', 'folder', 'pennfudan' or 'streets', but got 'kitti'",
+            "data.name: expected 'camvid', 'cityscapes', 'class_folders', 'folder', 'pennfudan' or 'streets', but got",
         ),
         ({"data": {"name": "camvid"}}, "data: expected `root`, the folder of camvid"),
         ({"data": {"name": "folder", "root": "x"}}, "data: expected `classes`, the names of the classes"),
-        ({"data": {"name": "camvid", "root": "x", "ignore": 3}}, "data: `classes` and `ignore` are for name: folder"),
+        ({"data": {"name": "camvid", "root": "x", "ignore": 3}}, "data: `ignore` is for name: folder only"),
         ({"data": {"name": "camvid", "root": "x", "clip": 20}}, "data: `clip` is for cityscapes only"),
         ({"levels": ["resolution:100x100/640x360"]}, "levels: level 'resolution:100x100/640x360': expected the shape"),
         (
@@ -92,7 +92,31 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
         ({"levels": "paper/fog"}, "levels: unknown level set 'paper/fog'"),
         ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of train, val"),
         ({"base": {"name": "drn_d_22", "num_classes": 11}}, "base: expected `checkpoint` (a file), or `train`"),
-        ({"base": {"num_classes": 11, "checkpoint": "x"}}, "base.name is missing"),
+        (
+            {"base": {"num_classes": 11, "checkpoint": "x"}},
+            "base: expected one of `name` and `module`, but got nei",
+        ),
+        (
+            {"base": {"name": "drn_d_22", "module": "a:b", "checkpoint": "x"}},
+            "base: expected one of `name` and `module`, but got both",
+        ),
+        (
+            {"base": {"module": "nets", "checkpoint": "x"}},
+            "base: expected `module` as package.module:function",
+        ),
+        (
+            {"base": {"name": "mask_rcnn", "checkpoint": "x", "submodule": "backbone.body"}},
+            "base: `submodule` is for a `checkpoint` that `train` starts from",
+        ),
+        (
+            {"base": {"name": "drn_d_22", "train": {"batchnorm": "no"}}},
+            "base.train.batchnorm: expected 'moving' or",
+        ),
+        ({"problem": {"name": 3}}, "problem.name: expected a valid string, but got 3"),
+        (
+            {"data": {"name": "class_folders", "root": "x", "classes": ["cat", "cat"]}},
+            "data: expected `classes` of different names, but got ['cat', 'cat']",
+        ),
         ({"runner": "slurm"}, "runner: expected 'threads', but got 'slurm'"),
     ],
 )
@@ -132,3 +156,12 @@ def test_levels_may_be_products_sets_and_sizes_of_the_camera() -> None:
     assert plan.levels[2] == "resolution:scale=0.25+jpeg:quality=10"
     assert len(Plan.read(content(levels="paper/brightness"), source="here").distortion_levels) == 19
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan  # as Prefect hands it on
+
+
+def test_a_base_has_a_short_name_for_the_registry() -> None:
+    base = {"module": "mypackage.nets:build", "kwargs": {"width": 8}, "checkpoint": "x"}
+    plan = Plan.read(content(base=base, problem={"name": "semantic_segmentation", "stride": 32}), source="here")
+    assert plan.registered_base == "mypackage-nets-build-camvid"
+    assert plan.base.network == "mypackage.nets:build"
+    assert plan.problem.options == {"stride": 32}
+    assert Plan.model_validate(plan.model_dump(mode="json")) == plan

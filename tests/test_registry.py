@@ -10,13 +10,14 @@ from PIL import Image
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
+from gearnn.description import BaseDescription
 from gearnn.distortions import encode
 from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint, model_size
 from gearnn.models import load_model, save_checkpoint
 from gearnn.problem import SemanticSegmentation
-from gearnn.registry import BaseDescription, Version
+from gearnn.registry import Version
 from tests.test_adaptor import tune
 
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -38,7 +39,7 @@ class Registry:
     def register_base(self) -> Version:
         weights = self.folder / f"{fingerprint(self.model)[:8]}.safetensors"
         save_checkpoint(weights, self.model)
-        description = BaseDescription.of("drn_d_22_quarter", 9, self.problem)
+        description = BaseDescription.of("drn_d_22_quarter", 9, {}, self.problem)
         values = model_size(self.model)
         return registry.register_base(
             NAME, weights, fingerprint(self.model), description, run_id=self.parent, num_values=values

@@ -60,7 +60,7 @@ def test_the_cost_is_the_score_with_the_gears_that_sensing_chose(
                 score.update(problem.predict(gearbox.model(level), batch)[0], torch.as_tensor(sample.target))
     assert (facts.told, facts.sensed) == pytest.approx((told.primary, sensed.primary))
     heading, line = confusion_cells([facts])
-    assert heading == ("true level", "10", "30", "not sensed", "right", "miou, gear told", "miou, gear sensed", "cost")
+    assert heading == ("true level", "10", "30", "not sensed", "right", "mIoU, gear told", "mIoU, gear sensed", "cost")
     assert line[:5] == ("jpeg:quality=10", "1", "3", "1", "20 %")
 
 

@@ -80,7 +80,7 @@ def test_frames_of_several_sizes_are_told_before_training(tmp_path: Path, camvid
         Image.new(mode, (50, 36)).save(camvid / folder / "002.png")
     result = run("adapt", write(tmp_path, camvid, levels=["jpeg:quality=10"]))
     assert result.exit_code == 2
-    assert "expected frames of one size for batches of 8, but camvid has 2 sizes from 48x36 to 50x36" in result.stderr
+    assert "for batches of 8, but the split train of camvid has 2 sizes from 48x36 to 50x36" in result.stderr
     assert "set data.camera.size, or batch_size: 1" in result.stderr
 
 

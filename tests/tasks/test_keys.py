@@ -1,0 +1,67 @@
+"""What decides a step's result is in its key, and what does not is not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gearnn.plan import Plan
+from gearnn.storage import Ref
+from tasks import base, evaluate, finetune
+from tasks.records import Base, Data
+from tasks.register import plan_digest
+
+DATA = Data(digests={"train": "a", "promote": "b", "test": "b"}, num_frames={"train": 1, "promote": 1, "test": 1})
+BASE = Base(weights=Ref(uri="objects/x", sha256="x", size=1), fingerprint="f", num_values=3)
+DRN = {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 1}}
+ZOO = {"module": "tests.nets:zoo", "num_classes": 9, "train": {"epochs": 1}}
+SEGMENTATION = {"name": "semantic_segmentation"}
+
+
+def plan(of: dict[str, Any], **more: Any) -> Plan:
+    content = {"base": of, "data": {"name": "streets", "frames": {"train": 2, "val": 1}}, "levels": ["jpeg:quality=5"]}
+    return Plan.read(content | more, source="test")
+
+
+def reads(ours: Plan) -> list[dict[str, Any]]:
+    """What the steps that compute with a base read: making it, tuning it, scoring it."""
+    return [
+        base._reads(ours, DATA),
+        finetune._reads_full(ours, BASE, DATA, "jpeg:quality=5"),
+        evaluate._reads(ours, BASE, DATA, "jpeg:quality=5", "base", None, None),
+    ]
+
+
+def test_arguments_of_a_network_are_in_every_key() -> None:
+    small, large = (plan({"name": "mask_rcnn", "kwargs": {"min_size": s}, "train": {}}) for s in (320, 800))
+    for one, other in zip(reads(small), reads(large), strict=True):
+        assert one != other
+
+
+def test_options_of_the_problem_are_in_every_key() -> None:
+    for one, other in zip(reads(plan(DRN)), reads(plan(DRN, problem={"stride": 32})), strict=True):
+        assert one != other
+
+
+def test_the_code_of_a_users_network_is_in_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = reads(plan(ZOO, problem=SEGMENTATION))
+    other = tmp_path / "nets.py"
+    other.write_text("# another version")
+    monkeypatch.setattr("tests.nets.__file__", str(other))
+    for one, changed in zip(before, reads(plan(ZOO, problem=SEGMENTATION)), strict=True):
+        assert one != changed
+
+
+def test_plans_of_before_have_the_keys_that_they_had() -> None:
+    made, tuned, scored = reads(plan(DRN))
+    assert set(made) == {"name", "num_classes", "train", "normalisation", "frames", "seed", "numerics"}
+    assert set(made["train"]) == {"epochs", "batch_size", "optimizer", "schedule", "warmup", "augment"}
+    assert set(tuned) == {
+        "base", "frames", "level", "problem", "finetune", "batchnorm_statistics", "seed", "numerics",
+    }  # fmt: skip
+    assert set(scored) == {"base", "network", "adaptor", "frames", "problem", "level", "solution", "numerics"}
+
+
+def test_a_plan_of_before_has_the_digest_that_it_had() -> None:
+    assert plan_digest(plan(DRN))[:12] == "f15f36a28cae"
+    assert plan_digest(plan(DRN)) != plan_digest(plan(DRN, problem={"stride": 32}))
