@@ -33,8 +33,10 @@ from gearnn.knapsack import select_layers
 from gearnn.layers import Layer, layers_of
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.models import load_model
-from gearnn.problem import Batch, SemanticSegmentation
+from gearnn.problem import SemanticSegmentation
+from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
+from tests import bench_mask_rcnn
 from tests.conftest import SHARED
 from tests.distortions.test_h264 import strip
 
@@ -72,10 +74,13 @@ def main() -> int:
         crf_error_sei,
         crf_error_stripped,
         crf_error_quantisers_only,
+        mask_rcnn_step,
+        mask_rcnn_evaluation,
+        mask_rcnn_memory,
     ]
     benches = [bench for bench in benches if arguments.only in bench.__name__]
     if not (SHARED / "data" / "camvid").is_dir():
-        benches = [bench for bench in benches if not bench.__name__.startswith("crf_error")]
+        benches = [bench for bench in benches if not bench.__name__.startswith(("crf_error", "mask_rcnn_memory"))]
     rows = [bench(rounds) for bench in track(benches, description="measuring", console=Console(stderr=True))]
     table = Table(title=f"{os.cpu_count()} cores, torch {torch.__version__}, {Compute.resolve().precision}")
     for name in ("what", "measured", "target", "", "detail"):
@@ -239,6 +244,25 @@ def crf_error_quantisers_only(_: int) -> Row:
         return _crf_error("CRF error, quantisers only", strip)
     finally:
         h264._SNAP = before
+
+
+def mask_rcnn_step(rounds: int) -> Row:
+    """A training step of Mask R-CNN (ResNet-50, shortest side 320, 2 frames) against torchvision in a bare loop."""
+    times = in_turns(bench_mask_rcnn.steps(), rounds)
+    return Row("Mask R-CNN: step / bare torchvision step", ratio(times), 1.05, "", _milliseconds(times))
+
+
+def mask_rcnn_evaluation(rounds: int) -> Row:
+    """An evaluation of the same network, decoding aside but scores included, against its bare forward passes."""
+    times = in_turns(bench_mask_rcnn.evaluations(), rounds)
+    return Row("Mask R-CNN: evaluation / bare forward passes", ratio(times), 1.05, "", _milliseconds(times))
+
+
+def mask_rcnn_memory(_: int) -> Row:
+    """Peak memory of a process that evaluates all of Penn-Fudan."""
+    command = [sys.executable, "-m", "tests.bench_mask_rcnn", "memory"]
+    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return Row("Mask R-CNN: peak memory of 170 images", peak, 2.0, "GB", "ResNet-50, 100 detections a frame")
 
 
 def _crf_error(what: str, change: Callable[[bytes], bytes]) -> Row:

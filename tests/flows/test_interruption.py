@@ -1,0 +1,69 @@
+"""Commands that are told to end, as real processes with a Prefect server of their own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY
+
+PLAN = {
+    "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 100_000, "batch_size": 8}},
+    "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [48, 32]}},
+    "levels": ["jpeg:quality=5"],
+    "bound": {"fraction": 0.05},
+}
+"""A base that would train for hours."""
+
+
+@contextmanager
+def training(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, in a group of its own that is gone afterwards, Prefect's server with it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
+    environment |= {"GEARNN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "train-base", "plan.yaml"],
+            cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def epoch(process: subprocess.Popen[bytes], log: Path, at_least: int) -> int:
+    """The last epoch that the log tells, once it is this one."""
+    while process.poll() is None:
+        told = [int(number) for number in re.findall(r"training the base: epoch (\d+) of", log.read_text())]
+        if told and told[-1] >= at_least:
+            return told[-1]
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_training_ends_at_the_next_step_and_goes_on_later(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN))
+    log = tmp_path / "first.log"
+    with training(tmp_path, log) as process:
+        reached = epoch(process, log, at_least=3)
+        process.send_signal(number)
+        assert process.wait(timeout=240) == 130, log.read_text()
+    assert "error: stopped; what was finished is stored, and the same command goes on from there" in log.read_text()
+    again = tmp_path / "second.log"
+    with training(tmp_path, again) as process:
+        epoch(process, again, at_least=reached)
+    first = re.search(r"training the base: epoch (\d+) of", again.read_text())
+    assert first is not None
+    assert int(first[1]) >= reached
