@@ -211,12 +211,15 @@ def _write_answer(answer: Any, stem: Path) -> str:
 
 def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     from gearnn import tracking
+    from gearnn.resolve import trusted_by
 
+    packages = sorted({module.partition(".")[0] for module in trusted_by(plan)})
+    trust = f"GEARNN_TRUST={','.join(packages)} " if packages else ""  # the base names their code
     print(f"finished in {seconds:.0f} s")
     gearnn = command("gearnn")
     print(f"report:    {os.path.relpath(adapted.report)}")
     print(f"registry:  {tracking.ui_command().replace('mlflow ui', command('mlflow') + ' ui')}")
-    print(f"next:      {gearnn} adaptors; {gearnn} infer {plan.registered_base} IMAGE.jpg")
+    print(f"next:      {gearnn} adaptors; {trust}{gearnn} infer {plan.registered_base} IMAGE.jpg")
 
 
 def main() -> None:
