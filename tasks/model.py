@@ -6,7 +6,7 @@ from torch import nn
 
 from gearnn.layers import aliases, charged_once, layers_of, model_size, stored_tensors
 from gearnn.plan import Plan
-from gearnn.resolve import num_classes_of, open_base, problem_name
+from gearnn.resolve import num_classes_of, open_base, open_role, problem_name, problem_of
 from gearnn.vocabulary import title
 
 
@@ -14,9 +14,10 @@ def describe_base(plan: Plan) -> tuple[list[str], list[tuple[str, ...]]]:
     """A few lines on the base of a plan, and the table of its layers, headings first.
 
     Raises:
-        PlanError: the network cannot be built.
+        PlanError: the network cannot be built, or the problem has no such option.
         CheckpointError: the checkpoint does not fit it.
     """
+    problem_of(plan, open_role(plan, "train"))  # for what is wrong with its options
     model = open_base(plan)
     size, policy = model_size(model), plan.bound.batchnorm_statistics
     bound = plan.bound.in_values(size) - charged_once(model, policy)

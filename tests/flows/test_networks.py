@@ -173,6 +173,15 @@ def test_the_layers_of_a_plans_base_are_shown(tmp_path: Path) -> None:
     assert "bound of 129 values, 4.99 %: " in result.output
 
 
+def test_showing_a_base_refuses_options_that_its_problem_does_not_have(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    content = plan(tmp_path, {"name": "drn_d_22_quarter", "train": ONE_EPOCH}).model_dump(mode="json")
+    path.write_text(json.dumps(content | {"problem": {"strid": 4}}))
+    result = CliRunner().invoke(app, ["model", "show", str(path)])
+    assert result.exit_code == 2
+    assert "semantic_segmentation has no strid; expected stride" in result.output
+
+
 def test_all_fixed_networks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     content = plan(tmp_path, {"module": "tests.nets:all_fixed", "train": ONE_EPOCH}).model_dump(mode="json")
