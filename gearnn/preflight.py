@@ -11,9 +11,10 @@ from torch import nn
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset, FrameDataset, Sample
 from gearnn.distortions import decode
-from gearnn.errors import BoundError, GearNNError, InputError, PlanError
+from gearnn.errors import BoundError, InputError, PlanError
 from gearnn.layers import batchnorms, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
+from gearnn.models.reference import foreign_code
 from gearnn.plan import Plan
 from gearnn.problem import Problem, restore_problem
 from gearnn.randomness import own_stream
@@ -32,20 +33,12 @@ def check_network(plan: Plan) -> None:
     dataset, compute = open_role(plan, "train"), compute_of(plan)
     problem, network = problem_of(plan, dataset), open_base(plan)
     first = _sample(dataset, 0)
-    try:
+    with foreign_code(f"base {plan.base.network}: expected it to run on frame {first.name}, but it raised"):
         _check_description(problem)
         model = compute.place(copy.deepcopy(network))
         for image in _received(plan, dataset):
             _try_predicting(model, problem, Sample(image=image, target=first.target, name=first.name), compute)
         _try_learning(model, problem, plan, dataset, compute)
-    except GearNNError:
-        raise
-    except Exception as error:  # whatever foreign code dies of
-        reason = " ".join(str(error).split())[:300]
-        raise PlanError(
-            f"base {plan.base.network}: expected it to run on frame {first.name}, "
-            f"but it raised {type(error).__name__}: {reason}"
-        ) from error
 
 
 def _check_description(problem: Problem) -> None:

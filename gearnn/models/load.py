@@ -3,7 +3,7 @@
 import copy
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from gearnn.errors import CheckpointError, GearNNError, PlanError
+from gearnn.errors import CheckpointError, PlanError
 from gearnn.layers import aliases
 from gearnn.models import drn, reference
 from gearnn.models.checkpoint import named_tensors, read_checkpoint
@@ -20,6 +20,7 @@ from gearnn.models.mask_rcnn import mask_rcnn
 from gearnn.models.precision import keep_boxes_in_float32
 
 _SHOWN = 4
+_REFUSED = "{}: expected kwargs that it takes, but it raised"
 _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
 
 
@@ -60,7 +61,8 @@ def build_model(name: str, num_classes: int | None = None, kwargs: Mapping[str, 
     elif num_classes is None:
         raise PlanError(f"{name}: expected num_classes")
     elif name == "mask_rcnn":
-        model = _built(name, mask_rcnn, num_classes=num_classes, **options)
+        with reference.foreign_code(_REFUSED.format(name)):
+            model = mask_rcnn(num_classes, **options)
     elif name in drn.names():
         if options:
             raise PlanError(f"{name}: expected no kwargs, but got {', '.join(options)}")
@@ -167,23 +169,11 @@ def _torchvision_model(name: str, num_classes: int, options: dict[str, Any]) -> 
         takes |= {"aux_logits": False, "init_weights": True}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*trainable_backbone_layers.*")
-        model = _built(name, torchvision.models.get_model, name=name, **takes | options)
+        with reference.foreign_code(_REFUSED.format(name)):
+            model: nn.Module = torchvision.models.get_model(name, **takes | options)
     if name in _torchvision_detectors():
         freeze_batchnorms(model)
     return model
-
-
-def _built(what: str, builder: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
-    """A network, or one line on which of its arguments it refused."""
-    try:
-        return builder(**arguments)
-    except GearNNError:
-        raise
-    except Exception as error:  # whatever a constructor dies of
-        reason = " ".join(str(error).split())[:300]
-        raise PlanError(
-            f"{what}: expected kwargs that it takes, but it raised {type(error).__name__}: {reason}"
-        ) from error
 
 
 def _load_all(model: nn.Module, tensors: Mapping[str, Tensor], name: str, source: Path) -> None:

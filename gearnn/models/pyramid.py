@@ -11,7 +11,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from gearnn.errors import CheckpointError, PlanError
-from gearnn.models.reference import build, is_reference
+from gearnn.models.reference import build, foreign_code, is_reference
 
 STRIDES = (4, 8, 16, 32)
 """Strides of the feature maps that a pyramid is built on."""
@@ -110,14 +110,9 @@ def _stride(output: object, path: str) -> dict[int, str]:
 @torch.no_grad()
 def _probe(body: nn.Module, name: str) -> Any:
     """What the backbone gives for one empty frame; it is left in evaluation mode."""
-    try:
+    told = f"backbone {name}: expected it to take frames [1, 3, {_PROBE[0]}, {_PROBE[1]}], but it raised"
+    with foreign_code(told, CheckpointError):
         return body.eval()(torch.zeros(1, 3, *_PROBE))
-    except Exception as error:  # whatever foreign code dies of
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"backbone {name}: expected it to take frames [1, 3, {_PROBE[0]}, {_PROBE[1]}], "
-            f"but it raised {type(error).__name__}: {reason}"
-        ) from error
 
 
 def _by_name(maps: Any) -> dict[str, Tensor]:

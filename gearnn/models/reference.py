@@ -5,14 +5,15 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gearnn.errors import PlanError
+from gearnn.errors import GearNNError, PlanError
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -20,6 +21,22 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 def is_reference(name: str) -> bool:
     """Whether a name is ``package.module:function``, not one that GearNN or torchvision knows."""
     return ":" in name
+
+
+@contextmanager
+def foreign_code(told: str, error_type: type[GearNNError] = PlanError) -> Iterator[None]:
+    """A context for code that is not ours: whatever it dies of becomes one line, our own errors pass.
+
+    Args:
+        told: what was expected of which code, up to "it raised", where the error follows.
+        error_type: of the error that is raised.
+    """
+    try:
+        yield
+    except GearNNError:
+        raise
+    except Exception as error:  # whatever foreign code dies of
+        raise error_type(f"{told} {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def resolve(reference: str) -> Callable[..., Any]:
@@ -58,12 +75,8 @@ def build(reference: str, kwargs: Mapping[str, Any], num_classes: int | None = N
     arguments = dict(kwargs)
     if num_classes is not None and "num_classes" not in arguments and _takes(function, "num_classes"):
         arguments["num_classes"] = num_classes
-    try:
+    with foreign_code(f"{reference}({_told(arguments)}): it raised"):
         model = function(**arguments)
-    except Exception as error:  # whatever a foreign function dies of
-        raise PlanError(
-            f"{reference}({_told(arguments)}): it raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
     if not isinstance(model, nn.Module):
         raise PlanError(f"{reference}: expected it to return a torch.nn.Module, but got {type(model).__name__}")
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
