@@ -52,13 +52,13 @@ def adapt_flow(plan: Plan) -> Adapted:
     pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])
     tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
     selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
-    adaptors = partial_finetune.map(*common, levels, selections)
-    pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None, None)
+    adaptors = partial_finetune.map(*common, levels, selections, fulls)
+    pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None)
     scores = {
-        words.BASE: evaluate_solution.map(*common, levels, words.BASE, None, None),
-        words.CLEAN: evaluate_solution.map(*common, levels, words.CLEAN, unmapped(pristine), None),
-        words.FULL: evaluate_solution.map(*common, levels, words.FULL, fulls, None),
-        words.ADAPTOR: evaluate_solution.map(*common, levels, words.ADAPTOR, None, adaptors),
+        words.BASE: evaluate_solution.map(*common, levels, words.BASE, None),
+        words.CLEAN: evaluate_solution.map(*common, levels, words.CLEAN, unmapped(pristine)),
+        words.FULL: evaluate_solution.map(*common, levels, words.FULL, fulls),
+        words.ADAPTOR: evaluate_solution.map(*common, levels, words.ADAPTOR, adaptors),
     }
     try:
         pristine.result()

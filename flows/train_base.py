@@ -32,7 +32,7 @@ def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
         raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint only")
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
-    score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None, None).result()
+    score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None).result()
     registered = register_base(plan, base, data)
     if output is not None:
         export_base(plan, base, Path(output))

@@ -20,6 +20,7 @@ from gearnn.finetune import Progress, Samples, finetune
 from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
+from gearnn.objectives import distilled_loss
 from gearnn.plan import Plan
 from gearnn.preflight import check_bound, check_levels, check_network, check_sizes
 from gearnn.problem import Problem
@@ -43,6 +44,7 @@ def adapt_level(
     recipe: Recipe,
     *,
     partial_recipe: Recipe | None = None,
+    distill: float = 0.0,
     granularity: Granularity = "layer",
     batchnorm_statistics: BatchNormStatistics = "frozen",
     compute: Compute | None = None,
@@ -58,6 +60,8 @@ def adapt_level(
         bound: M, in values.
         recipe: the fine-tuning process f_q.
         partial_recipe: another one for the adaptor; None takes the same.
+        distill: share of the adaptor's loss that follows the predictions of D*_q; see
+            :func:`gearnn.objectives.distilled_loss`.
         granularity: what counts as one layer.
         batchnorm_statistics: which running statistics move.
         compute: device and precision; None chooses.
@@ -76,6 +80,8 @@ def adapt_level(
     layers = layers_of(base, granularity, batchnorm_statistics)
     subset = [layers[i] for i in selection]
     # 8: partially fine-tune A*_q = f_q(A_q)
+    compute = compute or Compute.resolve()
+    follow = distilled_loss(problem, finetuned.model, share=distill, compute=compute) if distill else None
     partial = finetune(
         base,
         samples,
@@ -83,6 +89,7 @@ def adapt_level(
         partial_recipe or recipe,
         layers=subset,
         batchnorm_statistics=batchnorm_statistics,
+        loss=follow,
         compute=compute,
         on_step=on_step,
     )
@@ -113,6 +120,7 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         plan.bound.in_values(model_size(base)),
         plan.full_recipe,
         partial_recipe=plan.partial_recipe,
+        distill=plan.distill,
         granularity=plan.bound.granularity,
         batchnorm_statistics=plan.bound.batchnorm_statistics,
         compute=compute_of(plan),

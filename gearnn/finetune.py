@@ -11,8 +11,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from gearnn.files import written_whole
 from gearnn.layers import BatchNormStatistics, Layer, batchnorms, fingerprint, statistics_of
 from gearnn.problem import Problem
 from gearnn.randomness import own_stream
-from gearnn.recipe import Recipe, learning_rate, make_optimizer
+from gearnn.recipe import Recipe, clip_gradients, learning_rate, make_optimizer, set_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,19 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
+@runtime_checkable
+class Variants(Samples, Protocol):
+    """Training frames of which each exists in several variants, such as one a distortion level."""
+
+    def draw(self, frames: Sequence[int], generator: torch.Generator) -> list[int]:
+        """Indices of one variant of every frame of a batch."""
+        ...
+
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""What is minimised: called with the network and a batch, gives a scalar."""
+
+
 def finetune(
     base: nn.Module,
     samples: Samples,
@@ -78,6 +92,7 @@ def finetune(
     *,
     layers: Sequence[Layer] | None = None,
     batchnorm_statistics: BatchNormStatistics = "frozen",
+    loss: Loss | None = None,
     compute: Compute | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -86,12 +101,13 @@ def finetune(
 
     Args:
         base: the network D to start from.
-        samples: distorted training frames.
+        samples: distorted training frames; of :class:`Variants` every step draws one a frame.
         problem: loss and batching.
         recipe: how.
         layers: the layers S to move (partial fine-tuning); None moves every learnable weight.
         batchnorm_statistics: which running statistics move: ``frozen`` none, ``selected`` those of
             the layers that are trained, ``all`` every one.
+        loss: what to minimise; None takes the problem's loss.
         compute: device and precision; None chooses.
         checkpoint: file that holds the state after each epoch. Where it exists and was written for
             the same base, layers and recipe, training goes on from there, with the result that an
@@ -125,38 +141,38 @@ def finetune(
         for step, batch in enumerate(_batches(samples, problem, recipe, epoch)):
             rate = learning_rate(recipe, clock.step, clock.num_steps)
             with compute.training(model), own_stream(compute.device, recipe.seed, epoch, step):
-                loss = _step(model, problem, batch, optimizer, rate, compute)
-            if not math.isfinite(loss):
+                value = _step(job, problem, loss or problem.loss, batch, rate, compute)
+            if not math.isfinite(value):
                 raise DivergedError(
-                    f"the loss became {loss} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "
+                    f"the loss became {value} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "
                     f"lower the learning rate"
                 )
-            total += loss
+            total += value
             clock.tick()
             if on_step is not None:
-                on_step(clock.progress(epoch, loss))
+                on_step(clock.progress(epoch, value))
         losses.append(total / steps_per_epoch)
         job.save(losses)
     return FineTuned(model=_as_base(model, base, learnable, moving), epoch_losses=tuple(losses))
 
 
 def _step(
-    model: nn.Module,
+    job: "_Job",
     problem: Problem,
+    loss_of: Loss,
     batch: Any,
-    optimizer: torch.optim.Optimizer,
     rate: float,
     compute: Compute,
 ) -> float:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
+    set_rate(job.optimizer, rate)
+    job.optimizer.zero_grad(set_to_none=True)
     with compute.autocast():
-        loss = problem.loss(model, problem.to(batch, compute))
+        loss = loss_of(job.model, problem.to(batch, compute))
     value = float(loss.detach())
     if math.isfinite(value):
         torch.autograd.backward(loss)
-        optimizer.step()
+        clip_gradients(job.optimizer, job.recipe)
+        job.optimizer.step()
     return value
 
 
@@ -205,8 +221,11 @@ def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> 
     generator = torch.Generator().manual_seed(int.from_bytes(seed[:6], "big"))
     order = torch.randperm(len(samples), generator=generator).tolist()
     mirrored = (torch.rand(len(samples), generator=generator) < recipe.flip).tolist()
-    choices = list(zip(order, mirrored, strict=True))
     size = recipe.batch_size
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    if isinstance(samples, Variants):  # drawn last, so that frames, order and flips are those of every other fine-tune
+        batches = [samples.draw(batch, generator) for batch in batches]
+    choices = list(zip(chain.from_iterable(batches), mirrored, strict=True))
     return iter(
         DataLoader(
             _Augmented(samples, problem),
@@ -247,7 +266,8 @@ class _Job:
         moving: dict[str, nn.Module],
         checkpoint: Path | None,
     ) -> None:
-        self.model, self.optimizer, self.moving, self.checkpoint = model, optimizer, moving, checkpoint
+        self.model, self.optimizer, self.recipe = model, optimizer, recipe
+        self.moving, self.checkpoint = moving, checkpoint
         self.tensors: dict[str, Tensor] = {name: p.data for name, p in trained.items()}
         self.tensors |= {f"{path}.{n}": b for path, module in moving.items() for n, b in module.named_buffers()}
         start = fingerprint(model) if checkpoint is not None else ""

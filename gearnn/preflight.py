@@ -15,6 +15,7 @@ from gearnn.errors import BoundError, InputError, PlanError
 from gearnn.layers import batchnorms, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models.reference import foreign_code
+from gearnn.objectives import check_classifies
 from gearnn.plan import Plan
 from gearnn.problem import Problem, restore_problem
 from gearnn.randomness import own_stream
@@ -32,6 +33,8 @@ def check_network(plan: Plan) -> None:
     """
     dataset, compute = open_role(plan, "train"), compute_of(plan)
     problem, network = problem_of(plan, dataset), open_base(plan)
+    if plan.distill:
+        check_classifies(problem, "plan: partial.distill")
     first = _sample(dataset, 0)
     with foreign_code(f"base {plan.base.network}: expected it to run on frame {first.name}, but it raised"):
         _check_description(problem)

@@ -6,8 +6,9 @@ one it is. A plan names one of ours, or ``package.module:Class`` of its own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
 from gearnn.compute import Compute
@@ -22,6 +23,9 @@ from gearnn.problems.segmentation import SemanticSegmentation
 
 __all__ = [
     "Classification",
+    "Classifying",
+    "Differentiable",
+    "Drawable",
     "InstanceSegmentation",
     "Problem",
     "Score",
@@ -116,6 +120,43 @@ class Problem(Protocol):
 
     def answer(self, prediction: Any) -> Answer:
         """A prediction for people and files."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Problem, Protocol):
+    """A problem whose loss can be differentiated down to the pixels of the frames (section 3.1).
+
+    Attributes:
+        loss_needs_training: whether its networks give a loss in training mode only.
+    """
+
+    loss_needs_training: bool
+
+    def pixels(self, batch: Any) -> list[Tensor]:
+        """The frames of a batch as the network receives them, float32 [3, H, W] in [0, 1], padding left out."""
+        ...
+
+    def with_pixels(self, batch: Any, pixels: Sequence[Tensor]) -> Any:
+        """The batch with other pixels, of the same sizes; gradients flow to them."""
+        ...
+
+
+@runtime_checkable
+class Classifying(Differentiable, Protocol):
+    """A problem whose predictions can be compared with each other: classes of pixels or of frames."""
+
+    def logits(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits [B, C, ...] and where they count, bool [B, ...]."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Problem, Protocol):
+    """A problem whose predictions and truths can be drawn over a frame."""
+
+    def draw(self, frame: np.ndarray, shown: Any) -> np.ndarray:
+        """A frame, uint8 [h, w, 3], with a prediction or a truth over it, at the truth's size; uint8 [H, W, 3]."""
         ...
 
 

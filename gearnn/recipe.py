@@ -20,6 +20,11 @@ class Recipe:
         batch_size: frames a step.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         lr: largest learning rate.
+        relative: whether the rate of every tensor is lr times the root mean square of its values before
+            the first step, at least 1e-3 (as in Adafactor, Shazeer and Stern 2018, arXiv 1804.04235). An
+            adaptor's tensors differ in size by orders of magnitude: with one rate for all, the one that
+            BatchNorm scales around 1 need destroys a stem whose weights are around 0.05.
+        clip: largest norm of the gradient of all trained weights together; None clips nothing.
         momentum: of SGD.
         weight_decay: L2 penalty; even 1e-4 moves BatchNorm scales and would pollute Eq. 1.
         schedule: ``constant``, or ``cosine`` from lr down to 0.
@@ -33,6 +38,8 @@ class Recipe:
     batch_size: int = 8
     optimizer: OptimizerName = "sgd"
     lr: float = 1e-3
+    relative: bool = False
+    clip: float | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
@@ -42,12 +49,37 @@ class Recipe:
     num_workers: int = 0
 
 
+_SMALLEST_SCALE = 1e-3
+
+
 def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over these parameters."""
+    """The recipe's optimiser; each of its groups has a ``scale``, by which :func:`set_rate` multiplies the rate."""
+    scales = [_scale(parameter) if recipe.relative else 1.0 for parameter in parameters]
+    groups = [
+        {"params": [p for p, own in zip(parameters, scales, strict=True) if own == scale], "scale": scale}
+        for scale in dict.fromkeys(scales)
+    ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return kind(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step, relative where the recipe says so."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, recipe: Recipe) -> None:
+    """Scale the gradients down where their norm exceeds the recipe's."""
+    if recipe.clip is not None:
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(trained, recipe.clip)
+
+
+def _scale(parameter: nn.Parameter) -> float:
+    return max(parameter.detach().float().square().mean().sqrt().item(), _SMALLEST_SCALE)
 
 
 def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:

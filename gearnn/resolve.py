@@ -18,8 +18,9 @@ from gearnn.errors import CheckpointError, PlanError
 from gearnn.levels import DistortionLevel
 from gearnn.models import build_model, load_model, problem_of_model, read_metadata, start_from
 from gearnn.models.reference import is_reference, references_in, source_digest
-from gearnn.plan import Channels, Plan
+from gearnn.plan import Plan
 from gearnn.problem import Problem, make_problem, problem_class, problem_names
+from gearnn.sections import Channels
 from gearnn.storage import Store
 
 Role = Literal["train", "promote", "test"]

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from gearnn.adaptor import Adaptor
 from gearnn.files import digest_of_file
 from gearnn.finetune import finetune
 from gearnn.layers import fingerprint, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models import save_checkpoint
 from gearnn.models.frozen import freeze_batchnorms, thaw_batchnorms
-from gearnn.plan import Plan, ProblemSpec, TrainSpec
+from gearnn.plan import Plan
 from gearnn.problem import Problem
 from gearnn.resolve import (
     build,
@@ -26,9 +27,10 @@ from gearnn.resolve import (
     problem_of,
     samples_of,
 )
+from gearnn.sections import ProblemSpec, TrainSpec
 from gearnn.storage import Ref, Store
 from tasks.progress import logger_here, reporter
-from tasks.records import Base, Data
+from tasks.records import AdaptorFile, Base, Data, Network
 from tasks.step import step, written
 
 
@@ -44,11 +46,8 @@ def _reads(plan: Plan, data: Data) -> dict[str, Any]:
         network["submodule"] = plan.base.submodule
     if plan.problem != ProblemSpec():
         network["problem"] = problem_for(plan).describe()
-    train = _train(plan).model_dump(mode="json")
-    if train["batchnorm"] == "moving":  # the default, as it was before there was a choice
-        del train["batchnorm"]
     return network | {
-        "train": train,
+        "train": _train(plan).facts(),
         "normalisation": [plan.base.mean, plan.base.std],
         "frames": data.digests["train"],
         "seed": plan.seed,
@@ -92,6 +91,14 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
 def fetch_network(plan: Plan, weights: Ref) -> nn.Module:
     """A network of the plan's architecture with weights from the store."""
     return build(plan, Store(plan.store).get(weights))
+
+
+def fetch_solution(plan: Plan, base: Base, trained: Network | AdaptorFile | None) -> nn.Module:
+    """What a step trained, ready to run: a whole network, or the base with an adaptor, or the base alone."""
+    if isinstance(trained, Network):
+        return fetch_network(plan, trained.weights)
+    network = fetch_network(plan, base.weights)
+    return network if trained is None else Adaptor.load(Store(plan.store).get(trained.file)).apply(network)
 
 
 def store_network(store: Store, model: nn.Module) -> Ref:

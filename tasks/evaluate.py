@@ -4,14 +4,12 @@ from typing import Any
 
 from torch import nn
 
-from gearnn.adaptor import Adaptor
 from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.problem import Score as Counted
 from gearnn.resolve import Role, compute_of, network_identity, numerics_of, samples_of
-from gearnn.storage import Store
-from tasks.base import fetch_network, problem_for
+from tasks.base import fetch_solution, problem_for
 from tasks.records import AdaptorFile, Base, Data, Network, Score
 from tasks.step import step
 
@@ -19,12 +17,12 @@ ROLES: tuple[Role, ...] = ("promote", "test")
 
 
 def _reads(
-    plan: Plan, base: Base, data: Data, level: str, solution: str, network: Network | None, adaptor: AdaptorFile | None
+    plan: Plan, base: Base, data: Data, level: str, solution: str, trained: Network | AdaptorFile | None
 ) -> dict[str, Any]:
     return {
         "base": base.weights.sha256,
-        "network": network and network.weights.sha256,
-        "adaptor": adaptor and adaptor.file.sha256,
+        "network": trained.weights.sha256 if isinstance(trained, Network) else None,
+        "adaptor": trained.file.sha256 if isinstance(trained, AdaptorFile) else None,
         "frames": {role: data.digests[role] for role in ROLES},
         "problem": problem_for(plan).describe(),
         "level": level,
@@ -36,7 +34,7 @@ def _reads(
 
 @step(version=1, reads=_reads, label="evaluate {solution} at {level}")
 def evaluate_solution(
-    plan: Plan, base: Base, data: Data, level: str, solution: str, network: Network | None, adaptor: AdaptorFile | None
+    plan: Plan, base: Base, data: Data, level: str, solution: str, trained: Network | AdaptorFile | None
 ) -> Score:
     """Score a solution on frames of one level.
 
@@ -46,12 +44,9 @@ def evaluate_solution(
         data: the checked frames.
         level: of the frames.
         solution: its name, for the record.
-        network: a fully fine-tuned network; None takes the base.
-        adaptor: what to apply to it; None applies none.
+        trained: a whole network, or an adaptor of the base; None takes the base.
     """
-    model = fetch_network(plan, network.weights if network else base.weights)
-    if adaptor is not None:
-        model = Adaptor.load(Store(plan.store).get(adaptor.file)).apply(model)
+    model = fetch_solution(plan, base, trained)
     by_split: dict[str, Counted] = {}
     for role in ROLES:
         split = getattr(plan.data.splits, role)

@@ -7,17 +7,23 @@ from typing import Any
 
 from gearnn.adaptor import Adaptor
 from gearnn.distortions import kind_of, needs_calibration
-from gearnn.finetune import FineTuned, finetune
+from gearnn.finetune import FineTuned, Loss, finetune
 from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
-from gearnn.plan import FinetuneSpec, Plan
+from gearnn.objectives import distilled_loss
+from gearnn.plan import Plan
 from gearnn.recipe import Recipe
 from gearnn.resolve import calibration_of, compute_of, network_identity, numerics_of, samples_of
+from gearnn.sections import FinetuneSpec
 from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
 from tasks.step import step
+
+
+def _without_teacher(how: FinetuneSpec) -> dict[str, Any]:
+    return {name: value for name, value in how.facts().items() if name != "distill"}
 
 
 def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
@@ -26,7 +32,7 @@ def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -
         "frames": data.digests["train"],
         "level": level,
         "problem": problem_for(plan).describe(),
-        "finetune": how.model_dump(mode="json"),
+        "finetune": _without_teacher(how),
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
         "seed": plan.seed,
         "numerics": numerics_of(plan),
@@ -57,25 +63,52 @@ def _calibrated_by(level: DistortionLevel) -> dict[str, Any]:
     return {"calibrated": needs} if needs else {}
 
 
-def _reads_partial(plan: Plan, base: Base, data: Data, level: str, selection: Selection) -> dict[str, Any]:
+def _taught(plan: Plan, teacher: Network | None) -> dict[str, Any]:
+    """What decides the objective of an adaptor besides its problem; nothing where that is the base's own loss."""
+    return {"distill": plan.distill, "teacher": teacher.weights.sha256} if plan.distill and teacher else {}
+
+
+def _reads_partial(
+    plan: Plan, base: Base, data: Data, level: str, selection: Selection, teacher: Network | None = None
+) -> dict[str, Any]:
     return _common(plan, base, data, level, plan.partial or plan.finetune) | {
         "layers": selection.layers,
         "bound": selection.bound,
         "granularity": plan.bound.granularity,
+        **_taught(plan, teacher),
         **_calibrated_by(DistortionLevel.parse(level)),
     }
 
 
 @step(version=1, reads=_reads_partial, label="partial fine-tune {level}")
 def partial_finetune(
-    plan: Plan, base: Base, data: Data, level: str, selection: Selection, scratch: Path
+    plan: Plan,
+    base: Base,
+    data: Data,
+    level: str,
+    selection: Selection,
+    teacher: Network | None = None,
+    *,
+    scratch: Path,
 ) -> AdaptorFile:
-    """A*_q = f_q(A_q): only the chosen layers move."""
+    """A*_q = f_q(A_q): only the chosen layers move.
+
+    Args:
+        plan: the plan.
+        base: D.
+        data: the checked frames.
+        level: q.
+        selection: S.
+        teacher: the full fine-tune of the level, which the adaptor follows as far as the plan says.
+        scratch: file for the last epoch.
+    """
     started = time.monotonic()
     network = fetch_network(plan, base.weights)
     policy = plan.bound.batchnorm_statistics
     layers = named(layers_of(network, plan.bound.granularity, policy), selection.layers)
-    tuned = _finetune(plan, base, level, plan.partial_recipe, layers, scratch, f"partial fine-tune {level}")
+    tuned = _finetune(
+        plan, base, level, plan.partial_recipe, layers, scratch, f"partial fine-tune {level}", _objective(plan, teacher)
+    )
     adaptor = Adaptor.extract(
         network,
         tuned.model,
@@ -95,8 +128,22 @@ def partial_finetune(
     )
 
 
+def _objective(plan: Plan, teacher: Network | None) -> Loss | None:
+    if teacher is None or not plan.distill:
+        return None
+    network = fetch_network(plan, teacher.weights)
+    return distilled_loss(problem_for(plan), network, share=plan.distill, compute=compute_of(plan))
+
+
 def _finetune(
-    plan: Plan, base: Base, level: str, recipe: Recipe, layers: list[Layer] | None, scratch: Path, what: str
+    plan: Plan,
+    base: Base,
+    level: str,
+    recipe: Recipe,
+    layers: list[Layer] | None,
+    scratch: Path,
+    what: str,
+    loss: Loss | None = None,
 ) -> FineTuned:
     return finetune(
         fetch_network(plan, base.weights),
@@ -105,6 +152,7 @@ def _finetune(
         recipe,
         layers=layers,
         batchnorm_statistics=plan.bound.batchnorm_statistics,
+        loss=loss,
         compute=compute_of(plan),
         checkpoint=scratch,
         on_step=reporter(what),

@@ -9,9 +9,10 @@ from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.description import BaseDescription
 from gearnn.levels import DistortionLevel
-from gearnn.plan import Plan, ProblemSpec
+from gearnn.plan import Plan
 from gearnn.registry import Version
 from gearnn.resolve import num_classes_of
+from gearnn.sections import ProblemSpec
 from gearnn.storage import Store, digest_of
 from tasks.base import problem_for
 from tasks.records import Base, Data, Registered, Row
@@ -49,19 +50,28 @@ def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered,
     return Registered(level=row.level, name=version.name, version=version.version, champion=champion.version)
 
 
+_ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark"}
+"""Keys of a plan that say where it runs, where results lie, and what they are compared with."""
+
+
 def plan_digest(plan: Plan) -> str:
-    """What tells plans apart in the registry: everything in it but where it runs and stores."""
-    content = plan.model_dump(mode="json", exclude={"store", "runner", "workers", "loader_workers", "device"})
+    """What tells plans apart in the registry: everything that decides an adaptor."""
+    content = plan.model_dump(mode="json", exclude=_ELSEWHERE)
     base = content["base"]
     for section, key, default in (
         (content, "problem", ProblemSpec().model_dump()),
         (base, "module", None),
         (base, "kwargs", {}),
         (base, "submodule", None),
-        (base["train"] or {}, "batchnorm", "moving"),
     ):  # keys that came later: a plan without them has the digest that it had before
         if section.get(key) == default:
             section.pop(key, None)
+    for section, key, spec in (
+        (content, "finetune", plan.finetune),
+        (content, "partial", plan.partial),
+        (base, "train", plan.base.train),
+    ):
+        section[key] = spec.facts() if spec is not None else None
     return digest_of(content)
 
 
@@ -116,6 +126,9 @@ def _params(plan: Plan, row: Row) -> dict[str, Any]:
         "batch_size": how.batch_size,
         "optimizer": how.optimizer.name,
         "lr": how.optimizer.lr,
+        "relative": how.optimizer.relative,
+        "clip": how.clip,
+        "distill": plan.distill,
         "schedule": how.schedule,
         "warmup": how.warmup,
         "seed": plan.seed,

@@ -100,3 +100,15 @@ def test_an_adaptor_of_a_plan_carries_what_senses_its_level(tmp_path: Path) -> N
     ]
     assert dark.calibration[1].mean[2] < dark.calibration[0].mean[2] - 1.0  # the median, in stops
     assert compressed.calibration == ()
+
+
+def test_an_adaptor_may_follow_the_full_fine_tune_of_its_level(
+    drn: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    bound = model_size(drn) // 50
+    alone, taught = (
+        adapt_level(drn, samples, problem, "jpeg:quality=10", bound, RECIPE, distill=share, compute=fp32)
+        for share in (0.0, 0.5)
+    )
+    assert alone.layers == taught.layers
+    assert any(not torch.equal(alone.tensors[name], taught.tensors[name]) for name in alone.tensors)

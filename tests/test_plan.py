@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from gearnn.errors import PlanError
-from gearnn.plan import BoundSpec, Plan
+from gearnn.plan import Plan
+from gearnn.sections import BoundSpec
 from tests.conftest import REPOSITORY
 
 

@@ -153,3 +153,10 @@ def test_frames_of_several_sizes_are_found_in_every_split(tmp_path: Path) -> Non
     with pytest.raises(PlanError, match="but the split val of class_folders has 2 sizes from 40x40 to 40x44"):
         check_sizes(plan(base, data, problem={}))
     check_sizes(plan(base, data, problem={"size": [32, 32]}))
+
+
+def test_distillation_is_refused_where_predictions_cannot_be_compared() -> None:
+    base = {"name": "mask_rcnn", "kwargs": TINY_MASK_RCNN, "train": {"epochs": 1}}
+    ours = plan(base, STREETS | {"camera": {"size": [88, 60]}}, problem={}, partial={"distill": 0.5})
+    with pytest.raises(PlanError, match=r"partial.distill: expected a problem that classifies .* got instance_segment"):
+        check_network(ours)

@@ -15,7 +15,7 @@ from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, PlanError
 from gearnn.metrics import ClassificationScore
 from gearnn.problems.answer import Answer
-from gearnn.problems.pixels import Channels, normalised
+from gearnn.problems.pixels import Channels, denormalised, normalised, renormalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,7 @@ class Classification:
     size: tuple[int, int] | None = None
 
     truth = "class"
+    loss_needs_training = False
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -93,6 +94,17 @@ class Classification:
     def loss(self, model: nn.Module, batch: LabelledFrames) -> Tensor:
         assert batch.targets is not None, "training needs truth"
         return F.cross_entropy(self._logits(model, batch).float(), batch.targets)
+
+    def pixels(self, batch: LabelledFrames) -> list[Tensor]:
+        return list(denormalised(batch.images, self.mean, self.std))
+
+    def with_pixels(self, batch: LabelledFrames, pixels: Sequence[Tensor]) -> LabelledFrames:
+        return LabelledFrames(images=renormalised(pixels, self.mean, self.std), targets=batch.targets)
+
+    def logits(self, model: nn.Module, batch: LabelledFrames) -> tuple[Tensor, Tensor]:
+        """Logits [B, C], and that every frame counts, bool [B]."""
+        logits = self._logits(model, batch)
+        return logits, torch.ones(len(logits), dtype=torch.bool, device=logits.device)
 
     def predict(self, model: nn.Module, batch: LabelledFrames) -> list[Tensor]:
         """Probabilities of the classes, float32 [C] a frame."""

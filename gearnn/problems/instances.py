@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from gearnn.colours import overlay
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.datasets.instances import Instances
@@ -53,6 +54,7 @@ class InstanceSegmentation:
 
     truth = "instances"
     takes_mixed_sizes = True
+    loss_needs_training = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.mask_threshold, float | int) or not 0 < self.mask_threshold < 1:
@@ -101,6 +103,12 @@ class InstanceSegmentation:
             )
         return torch.stack([loss.float() for loss in losses.values()]).sum()
 
+    def pixels(self, batch: Frames) -> list[Tensor]:
+        return list(batch.images)
+
+    def with_pixels(self, batch: Frames, pixels: Sequence[Tensor]) -> Frames:
+        return Frames(images=list(pixels), targets=batch.targets)
+
     def predict(self, model: nn.Module, batch: Frames) -> list[Detections]:
         """Detections of every frame, best first, at the size of its label, else of the frame."""
         by_size: dict[tuple[int, ...], list[int]] = {}
@@ -125,6 +133,16 @@ class InstanceSegmentation:
 
     def new_score(self) -> InstanceScore:
         return InstanceScore(self.num_classes)
+
+    def draw(self, frame: np.ndarray, shown: Detections | Instances) -> np.ndarray:
+        if isinstance(shown, Detections):
+            mask = self.answer(shown).mask
+            assert mask is not None, "instances have masks"
+        else:
+            mask = np.zeros(shown.masks.shape[1:], dtype=np.uint16)
+            for number, own in enumerate(shown.masks, start=1):
+                mask[own.astype(bool)] = number
+        return overlay(frame, mask, clear=0)
 
     def answer(self, prediction: Detections) -> Answer:
         """Instances with a score of at least 0.5 in the mask, numbered from 1, the best on top; all in the facts."""

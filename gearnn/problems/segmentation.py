@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from gearnn.colours import overlay
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, PlanError
 from gearnn.metrics import SegmentationScore
 from gearnn.problems.answer import Answer
-from gearnn.problems.pixels import Channels, normalised
+from gearnn.problems.pixels import Channels, denormalised, normalised, renormalised
 
 _AUXILIARY = 0.5
 """Weight of the loss of an auxiliary head, as in torchvision's training of its segmentation networks."""
@@ -56,6 +57,7 @@ class SemanticSegmentation:
 
     truth = "classes"
     takes_mixed_sizes = False
+    loss_needs_training = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.stride, int) or self.stride < 1:
@@ -94,9 +96,7 @@ class SemanticSegmentation:
             float32 [B, 3, H', W'] with H', W' the next multiples of ``stride``; padding is zero
             after normalisation, that is the mean colour.
         """
-        height, width = pixels.shape[1:3]
-        padding = (0, -width % self.stride, 0, -height % self.stride)
-        return F.pad(normalised(pixels, self.mean, self.std), padding)
+        return self._padded(normalised(pixels, self.mean, self.std))
 
     def to(self, batch: Batch, compute: Compute) -> Batch:
         targets = None if batch.targets is None else batch.targets.to(compute.device, non_blocking=True)
@@ -109,6 +109,22 @@ class SemanticSegmentation:
         if isinstance(output, Mapping) and "aux" in output:
             loss = loss + _AUXILIARY * self._cross_entropy(self._logits(output, batch, "aux"), batch.targets)
         return loss
+
+    def pixels(self, batch: Batch) -> list[Tensor]:
+        height, width = batch.size
+        return list(denormalised(batch.images[:, :, :height, :width], self.mean, self.std))
+
+    def with_pixels(self, batch: Batch, pixels: Sequence[Tensor]) -> Batch:
+        return Batch(
+            images=self._padded(renormalised(pixels, self.mean, self.std)), targets=batch.targets, size=batch.size
+        )
+
+    def logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits [B, C, H, W] at the size of the labels, and which pixels have truth, bool [B, H, W]."""
+        logits = self._logits(model(batch.images), batch)
+        if batch.targets is None or self.ignore_index is None:
+            return logits, torch.ones_like(logits[:, 0], dtype=torch.bool)
+        return logits, batch.targets != self.ignore_index
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Classes of the pixels, int64 [H, W] a frame, at the size of its label, else of the frame."""
@@ -126,6 +142,14 @@ class SemanticSegmentation:
         shares = sorted(zip((pixels / prediction.numel()).tolist(), classes.tolist(), strict=True), reverse=True)
         text = ", ".join(f"class {label} {100 * share:.0f} %" for share, label in shares[:3])
         return Answer(text=text, mask=prediction.numpy().astype(np.uint8 if self.num_classes <= 256 else np.uint16))
+
+    def draw(self, frame: np.ndarray, shown: Tensor) -> np.ndarray:
+        return overlay(frame, shown.numpy(), black=self.ignore_index)
+
+    def _padded(self, images: Tensor) -> Tensor:
+        """Normalised frames [B, 3, H, W] with zeros below and to the right, up to multiples of the stride."""
+        height, width = images.shape[2:]
+        return F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         ignore = -100 if self.ignore_index is None else self.ignore_index
