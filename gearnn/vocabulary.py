@@ -13,6 +13,34 @@ ADAPTOR: Final = "adaptor"
 SOLUTIONS: Final = (BASE, CLEAN, FULL, ADAPTOR)
 """What is scored at every level: the base as it is, the pristine control, DNN switching, GearNN."""
 
+ORIGINAL: Final = "original"
+SWITCHING: Final = "DNN switching"
+GEARNN: Final = "GearNN"
+PAPER_RECIPE: Final = "GearNN, paper recipe"
+MIXED: Final = "mixed training"
+MIXED_LONG: Final = "mixed training, all steps"
+STABILITY: Final = "stability training"
+REESTIMATED: Final = "BatchNorm re-estimated"
+BATCHNORM: Final = "BatchNorm layers"
+LAST_LAYERS: Final = "last layers"
+BENCHMARKED: Final = (
+    ORIGINAL,
+    CLEAN,
+    STABILITY,
+    REESTIMATED,
+    LAST_LAYERS,
+    BATCHNORM,
+    MIXED,
+    MIXED_LONG,
+    PAPER_RECIPE,
+    GEARNN,
+    SWITCHING,
+)
+"""The solutions of a benchmark, named as in section 4.2, in the order in which tables and figures show them."""
+
+PER_LEVEL: Final = (REESTIMATED, LAST_LAYERS, BATCHNORM, PAPER_RECIPE, GEARNN, SWITCHING)
+"""Those that hold something for every level, and run the base itself at pristine ones."""
+
 PROMOTE: Final = "promote"
 TEST: Final = "test"
 """Split roles: versions are chosen by the first and reported by the second."""
@@ -40,6 +68,10 @@ TAG_IDENTITY: Final = "gearnn.identity"
 
 TAG_FIGURE: Final = "gearnn.figure"
 """Name of the figure that decides about a version; versions of GearNN 0.1 without it were scored by mIoU."""
+
+TAG_BENCHMARK: Final = "gearnn.benchmark.digest"
+TAG_SOLUTION: Final = "gearnn.benchmark.solution"
+"""Which solution of a benchmark a run is about, as a digest: names hold what MLflow's filters do not take."""
 
 LOSS_FULL: Final = "loss/full"
 LOSS_PARTIAL: Final = "loss/partial"

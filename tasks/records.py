@@ -195,6 +195,82 @@ class Adapted(Record):
     report: str
 
 
+class Entrant(Record):
+    """A trained solution of a benchmark, or one that could not be trained.
+
+    Attributes:
+        solution: one of :data:`gearnn.vocabulary.BENCHMARKED`.
+        setting: what tells it from others of the same name, such as ``alpha=2, sigma=0.1``; else empty.
+        trained: level of its training frames; ``mixed``, ``pristine``, or empty for the base.
+        seed: of its fine-tune.
+        network: a whole network, where it is one.
+        adaptor: what to apply to the base, where that is all.
+        failure: why there is neither.
+    """
+
+    solution: str
+    setting: str = ""
+    trained: str = ""
+    seed: int
+    network: Network | None = None
+    adaptor: AdaptorFile | None = None
+    failure: str = ""
+
+
+class Measured(Record):
+    """An entrant at one level.
+
+    Attributes:
+        entrant: the solution.
+        level: of the frames it was scored on.
+        score: how good it is; None where it could not be told.
+        failure: why not.
+    """
+
+    entrant: Entrant
+    level: str
+    score: Score | None = None
+    failure: str = ""
+
+
+class FrequencyMap(Record):
+    """The frequency response of one network.
+
+    Attributes:
+        solution: what it is.
+        level: of its training frames; empty for the base.
+        block: side of the blocks; 0 for whole frames.
+        num_frames: that it was averaged over.
+        file: npy, float64 [3, rows, columns], for Y, Cb, Cr.
+    """
+
+    solution: str
+    level: str
+    block: int
+    num_frames: int
+    file: Ref
+
+
+class Benchmarked(Record):
+    """What a benchmark gives.
+
+    Attributes:
+        base: the pre-trained DNN.
+        num_measured: figures in the table.
+        failures: what could not be measured, one line each.
+        has_died: whether any of that should have been possible.
+        table: path of the table.
+        report: path of the report.
+    """
+
+    base: Base
+    num_measured: int
+    failures: tuple[str, ...]
+    has_died: bool
+    table: str
+    report: str
+
+
 class TrainedBase(Record):
     """What training a base gives.
 
