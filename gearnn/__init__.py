@@ -3,12 +3,15 @@
 Reading order, by section of the paper (Xie and Kim, "Partial Weight Adaptation for Robust DNN
 Inference", CVPR 2020):
 
+- 3.1: :mod:`gearnn.frequency`
 - 3.2.1, Eq. 1: :mod:`gearnn.layers`, :mod:`gearnn.sensitivity`
 - 3.2.2, Eq. 2: :mod:`gearnn.knapsack`
 - Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.finetune` and :mod:`gearnn.adaptor`
 - 3.3, online: :mod:`gearnn.gearbox`, with :mod:`gearnn.distortions` to sense levels
 - 4.1 networks, data and scores: :mod:`gearnn.models`, :mod:`gearnn.datasets`, :mod:`gearnn.metrics`
+- 4.2 benchmark solutions: :mod:`gearnn.baselines`, :mod:`gearnn.objectives`, :mod:`gearnn.datasets.mixture`
 - 4.3 distortions: :mod:`gearnn.levels`, :mod:`gearnn.distortions`
+- 5 experiments, Table 1: :mod:`gearnn.results`, :mod:`gearnn.memory`, :mod:`gearnn.figures`
 
 What a user writes is :mod:`gearnn.plan`; where results go are :mod:`gearnn.storage`,
 :mod:`gearnn.tracking` and :mod:`gearnn.registry`. The library knows no Prefect; names below are

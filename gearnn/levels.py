@@ -29,6 +29,15 @@ the seventh resolution is the original. JPEG's Q=100 and brightness 1.0 run on t
 _MOST_LEVELS = 1000
 
 
+def short(level: str) -> str:
+    """A level in headings and on axes.
+
+    >>> short("jpeg:quality=10"), short("resolution:scale=0.5+jpeg:quality=30")
+    ('jpeg 10', 'resolution 0.5 + jpeg 30')
+    """
+    return (level if "," in level else re.sub(r":\w+=", " ", level)).replace("+", " + ")
+
+
 @dataclass(frozen=True, order=True)
 class LevelPart:
     """One distortion with its parameters, such as ``jpeg:quality=10``.

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
-from gearnn.errors import CheckpointError, DataError
+from gearnn.errors import CheckpointError
 from gearnn.layers import BatchNormStatistics, Granularity, layers_of
+from gearnn.tables import read_parquet, schema_of, write_parquet
 
 CHANGE_THRESHOLD = 2e-4
 """Above this absolute change a weight counts as changed (section 3.2.1)."""
 
-_COLUMNS: dict[str, tuple[pa.DataType, str]] = {
+_COLUMNS = {
     "layer": (pa.string(), "path of the module in the base"),
     "kind": (pa.string(), "class of the module"),
     "num_values": (pa.int64(), "N_i: values that an adaptor stores for the layer under the plan's BatchNorm policy"),
@@ -25,7 +25,7 @@ _COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "share_changed": (pa.float64(), f"share of weights that changed by more than {CHANGE_THRESHOLD:g}; 0 to 1"),
     "sensitivity_pristine": (pa.float64(), "v_i after the same fine-tune on pristine frames; unit: weight value"),
 }
-SCHEMA = pa.schema([pa.field(n, t, metadata={"description": d}) for n, (t, d) in _COLUMNS.items()])
+SCHEMA = schema_of(_COLUMNS)
 """Columns of a sensitivity table; every field's metadata describes it, units included."""
 
 
@@ -88,6 +88,11 @@ def share_of_sensitive_layers(table: pd.DataFrame, size: int) -> float:
     return float(table.loc[table["sensitivity"] > CHANGE_THRESHOLD, "num_weights"].sum()) / size
 
 
+def share_of_changed_weights(table: pd.DataFrame, size: int) -> float:
+    """Share of the model's single weights that changed by more than 2e-4; 0 to 1; arguments as above."""
+    return float((table["share_changed"] * table["num_weights"]).sum()) / size
+
+
 def write_table(path: Path, table: pd.DataFrame, about: Mapping[str, str]) -> None:
     """Write a sensitivity table as Parquet.
 
@@ -97,8 +102,7 @@ def write_table(path: Path, table: pd.DataFrame, about: Mapping[str, str]) -> No
         about: facts on the whole table (level, digests of both checkpoints); kept in the file's
             metadata under ``gearnn.<key>``.
     """
-    metadata = {f"gearnn.{key}": value for key, value in about.items()}
-    pq.write_table(pa.Table.from_pandas(table, SCHEMA.with_metadata(metadata), preserve_index=False), path)
+    write_parquet(path, table, SCHEMA, about)
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -107,16 +111,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises:
         DataError: the file is no sensitivity table.
     """
-    try:
-        stored = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"sensitivity table {path}: expected a Parquet file, but got: {error}") from error
-    missing = [name for name in _COLUMNS if name not in stored.column_names]
-    if missing:
-        raise DataError(f"sensitivity table {path}: expected the columns {list(_COLUMNS)}, but {missing} are missing")
-    about = {k.decode(): v.decode() for k, v in (stored.schema.metadata or {}).items()}
-    facts = {k.removeprefix("gearnn."): v for k, v in about.items() if k.startswith("gearnn.")}
-    return stored.select(list(_COLUMNS)).to_pandas(), facts
+    return read_parquet(path, SCHEMA, "sensitivity table")
 
 
 def _absolute_change(
