@@ -49,6 +49,37 @@ def adapt(plan: PlanFile) -> None:
         _print_next(checked, adapted, time.monotonic() - started)
 
 
+@app.command()
+def benchmark(plan: PlanFile) -> None:
+    """Compare GearNN with every other solution at every level of a plan: a table, figures, a page."""
+    with running():
+        from flows.benchmark import benchmark as run
+        from gearnn.plan import Plan
+        from gearnn.results import Results, read_results
+        from gearnn.vocabulary import title
+
+        checked = Plan.load(plan)
+        preflight(checked)
+        started = time.monotonic()
+        with progress_bars():
+            done = run(checked)
+        results = Results(read_results(Path(done.table))[0], checked.levels)
+        cells = [("solution", *results.levels, "mean")]
+        for solution in results.solutions:
+            line = [str(results.cell(solution, level)) for level in results.levels]
+            cells.append((str(solution), *line, str(results.average(solution))))
+        print_table(
+            cells, title=f"{checked.registered_base}: {title(results.metric)} in percent on {checked.data.splits.test}"
+        )
+        for failure in done.failures:
+            console.print(f"not measured: {failure}", soft_wrap=True, highlight=False)
+        print(f"finished in {time.monotonic() - started:.0f} s")
+        print(f"table:     {os.path.relpath(done.table)}")
+        print(f"report:    {os.path.relpath(done.report)}")
+        if done.has_died:
+            raise typer.Exit(1)
+
+
 @app.command("train-base")
 def train_base(
     plan: PlanFile,

@@ -4,6 +4,8 @@ Runs are written through the client with explicit run ids, because MLflow's acti
 thread, and levels run in threads. Without a server everything lands in a sqlite file and a folder.
 """
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gearnn.errors import RegistryError
 from gearnn.files import home
-from gearnn.vocabulary import TAG_LEVEL, TAG_PLAN
+from gearnn.vocabulary import TAG_BENCHMARK, TAG_LEVEL, TAG_PLAN, TAG_SOLUTION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,6 +90,37 @@ def plan_run(experiment: str, plan_digest: str, params: Mapping[str, str]) -> st
     log(run.info.run_id, params=params)
     client().set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def benchmark_run(experiment: str, digest: str, params: Mapping[str, str]) -> str:
+    """The run of a benchmark: one a digest, however often it is started; its id. Finish it with :func:`finish`."""
+    return _run_of(experiment, {TAG_BENCHMARK: digest, TAG_LEVEL: "all"}, f"benchmark {digest[:8]}", params=params)
+
+
+def solution_run(
+    experiment: str, parent: str, digest: str, solution: str, setting: str, seed: int, metrics: Mapping[str, float]
+) -> str:
+    """A nested run with the figures of one solution and seed of a benchmark; its id. Repeated, it is the same run."""
+    identity = hashlib.sha256(json.dumps([solution, setting, seed]).encode()).hexdigest()
+    tags = {TAG_BENCHMARK: digest, TAG_SOLUTION: identity}
+    name = f"{solution} {setting}".strip() + f", seed {seed}"
+    run_id = _run_of(experiment, tags, name, {"solution": solution, "setting": setting, "seed": str(seed)}, parent)
+    log(run_id, metrics=metrics)
+    finish(run_id)
+    return run_id
+
+
+def _run_of(
+    experiment: str, tags: Mapping[str, str], name: str, params: Mapping[str, str], parent: str | None = None
+) -> str:
+    """The run with these tags, made when there is none."""
+    found = client().search_runs([experiment], " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
+    if found:
+        return str(found[0].info.run_id)
+    nested = {"mlflow.parentRunId": parent} if parent else {}
+    run_id = str(client().create_run(experiment, tags={**tags, **nested}, run_name=name).info.run_id)
+    log(run_id, params=params)
+    return run_id
 
 
 def level_run(experiment: str, parent: str, level: str, tags: Mapping[str, str]) -> str:

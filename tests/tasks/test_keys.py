@@ -8,7 +8,8 @@ import pytest
 from gearnn.plan import Plan
 from gearnn.storage import Ref
 from tasks import base, evaluate, finetune
-from tasks.records import Base, Data
+from tasks.benchmark import benchmark_digest
+from tasks.records import Base, Data, Network, Selection
 from tasks.register import plan_digest
 
 DATA = Data(digests={"train": "a", "promote": "b", "test": "b"}, num_frames={"train": 1, "promote": 1, "test": 1})
@@ -28,7 +29,7 @@ def reads(ours: Plan) -> list[dict[str, Any]]:
     return [
         base._reads(ours, DATA),
         finetune._reads_full(ours, BASE, DATA, "jpeg:quality=5"),
-        evaluate._reads(ours, BASE, DATA, "jpeg:quality=5", "base", None, None),
+        evaluate._reads(ours, BASE, DATA, "jpeg:quality=5", "base", None),
     ]
 
 
@@ -65,3 +66,35 @@ def test_plans_of_before_have_the_keys_that_they_had() -> None:
 def test_a_plan_of_before_has_the_digest_that_it_had() -> None:
     assert plan_digest(plan(DRN))[:12] == "f15f36a28cae"
     assert plan_digest(plan(DRN)) != plan_digest(plan(DRN, problem={"stride": 32}))
+
+
+def test_a_later_option_is_in_the_key_only_where_it_changes_something() -> None:
+    before, same, clipped, relative = (
+        finetune._reads_full(plan(DRN, finetune=how), BASE, DATA, "jpeg:quality=5")
+        for how in (
+            {},
+            {"clip": None, "optimizer": {"relative": False}},
+            {"clip": 1.0},
+            {"optimizer": {"relative": True}},
+        )
+    )
+    assert before == same
+    assert len({str(key["finetune"]) for key in (before, clipped, relative)}) == 3
+
+
+def test_a_teacher_is_in_an_adaptors_key_only_where_it_teaches() -> None:
+    chosen = Selection(level="jpeg:quality=5", layers=("a",), num_values=1, bound=2)
+    teachers = [Network(level="", weights=Ref(uri=u, sha256=u, size=1), epoch_losses=(), seconds=0.0) for u in "xy"]
+
+    def key(share: float, teacher: Network | None) -> dict[str, Any]:
+        ours = plan(DRN, partial={"distill": share})
+        return finetune._reads_partial(ours, BASE, DATA, "jpeg:quality=5", chosen, teacher)
+
+    assert key(0.0, None) == key(0.0, teachers[0]) == key(0.0, teachers[1])
+    assert key(0.5, teachers[0]) != key(0.5, teachers[1])
+    assert key(0.5, teachers[0]) != key(0.25, teachers[0])
+
+
+def test_what_adaptors_are_compared_with_does_not_tell_plans_apart() -> None:
+    assert plan_digest(plan(DRN)) == plan_digest(plan(DRN, benchmark={"seeds": [1, 2]}))
+    assert benchmark_digest(plan(DRN)) != benchmark_digest(plan(DRN, benchmark={"seeds": [1, 2]}))

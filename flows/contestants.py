@@ -1,0 +1,130 @@
+"""The solutions of a benchmark under way: what is submitted for every seed, in which phase."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gearnn import vocabulary as words
+from gearnn.levels import PRISTINE
+from gearnn.plan import Plan
+from tasks import baselines
+from tasks.finetune import full_finetune, partial_finetune
+from tasks.frequency import measure_frequency
+from tasks.knapsack import choose_layers
+from tasks.records import Base, Data
+from tasks.sensitivity import measure_sensitivity
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A solution under way: the futures of its steps, of which the last is a network or an adaptor."""
+
+    plan: Plan
+    solution: str
+    trained: str
+    steps: tuple[Any, ...]
+    tested: Sequence[str]
+    setting: str = ""
+
+
+class Seed:
+    """All solutions of one seed; every method submits one phase."""
+
+    def __init__(self, plan: Plan, base: Base, data: Data, *, is_first: bool) -> None:
+        self.plan, self.base, self.data, self.is_first = plan, base, data, is_first
+        self.levels = [str(level) for level in plan.distortion_levels]
+        self.contestants: list[Contestant] = []
+        self.fulls: dict[str, Any] = {}
+        self.tables_by_level: dict[str, Any] = {}
+
+    def whole_networks(self) -> None:
+        """The pristine control, and DNN switching."""
+        for level in (PRISTINE, *self.levels):
+            self.fulls[level] = full_finetune.submit(self.plan, self.base, self.data, level)
+        self._enter(words.CLEAN, PRISTINE, self.fulls[PRISTINE], tested=self.plan.levels)
+        for level in self.levels:
+            self._enter(words.SWITCHING, level, self.fulls[level])
+
+    def single_networks(self) -> None:
+        """Mixed training and stability training."""
+        common, wanted, levels = (self.plan, self.base, self.data), self.plan.benchmark.baselines, self.plan.levels
+        for name, solution, rounds in (("mixed", words.MIXED, 1), ("mixed_long", words.MIXED_LONG, len(self.levels))):
+            if name in wanted and (rounds > 1 or name == "mixed"):
+                network = baselines.mixed_training.submit(*common, list(levels), rounds)
+                self._enter(solution, baselines.MIXED, network, tested=levels)
+        if "stability" in wanted:
+            grid = self.plan.benchmark.stability
+            for alpha, sigma in ((alpha, sigma) for alpha in grid.alpha for sigma in grid.sigma):
+                network = baselines.stability_training.submit(*common, alpha, sigma)
+                setting = f"alpha={alpha:g}, sigma={sigma:g}"
+                self._enter(words.STABILITY, PRISTINE, network, tested=levels, setting=setting)
+
+    def tables(self) -> None:
+        """Sensitivities."""
+        for level in self.levels:
+            networks = self.fulls[level], self.fulls[PRISTINE]
+            self.tables_by_level[level] = measure_sensitivity.submit(self.plan, self.base, *networks)
+
+    def adaptors(self) -> None:
+        """Everything that is small: GearNN, and what else could be swapped into the base."""
+        wanted = self.plan.benchmark.baselines
+        as_in_paper = self.plan.model_copy(update={"partial": None})
+        by_module = self.plan.bound.model_copy(update={"granularity": "layer"})
+        plain = self.plan.model_copy(update={"bound": by_module})
+        for level in self.levels:
+            tested = self.plan.levels if self.plan.benchmark.matrix else (level,)
+            chosen = choose_layers.submit(self.plan, self.base, self.tables_by_level[level])
+            self._adapt(words.GEARNN, self.plan, level, chosen, tested)
+            if "paper_recipe" in wanted and self.plan.partial is not None:
+                self._adapt(words.PAPER_RECIPE, as_in_paper, level, chosen)
+            if "batchnorm" in wanted:
+                norms = baselines.select_batchnorms.submit(plain, self.base, level)
+                self._adapt(words.BATCHNORM, plain, level, norms)
+            if "last_layers" in wanted:
+                self._adapt(words.LAST_LAYERS, plain, level, baselines.select_last.submit(plain, self.base, level))
+            if "reestimated" in wanted and self.is_first:  # no seed decides about it
+                found = baselines.reestimate_statistics.submit(self.plan, self.base, self.data, level)
+                self._enter(words.REESTIMATED, level, found)
+
+    def bounds(self) -> list[Contestant]:
+        """GearNN under other bounds; the plan's own is there already."""
+        spec, found = self.plan.benchmark.bounds, []
+        own = self.plan.bound.in_values(self.base.num_values)
+        for fraction in spec.fractions if spec else ():
+            bound = self.plan.bound.model_copy(update={"fraction": fraction, "values": None})
+            plan = self.plan.model_copy(update={"bound": bound})
+            for level in (
+                (spec.levels or self.levels[:1]) if spec and bound.in_values(self.base.num_values) != own else ()
+            ):
+                chosen = choose_layers.submit(plan, self.base, self.tables_by_level[level])
+                found.append(self._adapted(words.GEARNN, plan, level, chosen, (level,), f"bound={100 * fraction:g} %"))
+        return found
+
+    def frequency_maps(self) -> dict[str, Any]:
+        """Frequency responses of the base, and of full, partial and mixed training, by what they are."""
+        spec, maps = self.plan.benchmark.frequency, {}
+        if spec is None:
+            return maps
+        wanted = {words.SWITCHING, words.GEARNN, words.MIXED}
+        trained = (*(spec.levels or self.levels[:1]), baselines.MIXED)
+        shown = [c for c in self.contestants if c.solution in wanted and c.trained in trained]
+        asked = [(words.ORIGINAL, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
+        for block in (8, 0) if spec.whole_frames else (8,):
+            for solution, level, result in asked:
+                common = self.plan, self.base, self.data, solution, level
+                title = f"{solution} {level}".strip() + ("" if block else ", whole frames")
+                maps[title] = measure_frequency.submit(*common, result, block)
+        return maps
+
+    def _enter(self, solution: str, trained: str, *steps: Any, tested: Sequence[str] = (), setting: str = "") -> None:
+        self.contestants.append(Contestant(self.plan, solution, trained, steps, tested or (trained,), setting))
+
+    def _adapt(self, solution: str, plan: Plan, level: str, chosen: Any, tested: Sequence[str] = ()) -> None:
+        self.contestants.append(self._adapted(solution, plan, level, chosen, tested or (level,)))
+
+    def _adapted(
+        self, solution: str, plan: Plan, level: str, chosen: Any, tested: Sequence[str], setting: str = ""
+    ) -> Contestant:
+        before = self.fulls[PRISTINE], self.fulls[level], self.tables_by_level[level], chosen
+        adaptor = partial_finetune.submit(plan, self.base, self.data, level, chosen, self.fulls[level])
+        return Contestant(plan, solution, level, (*before, adaptor), tested, setting)
