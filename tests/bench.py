@@ -36,7 +36,7 @@ from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_mask_rcnn
+from tests import bench_benchmark, bench_mask_rcnn
 from tests.conftest import SHARED
 from tests.distortions.test_h264 import strip
 
@@ -77,6 +77,10 @@ def main() -> int:
         mask_rcnn_step,
         mask_rcnn_evaluation,
         mask_rcnn_memory,
+        figure_time,
+        report_size,
+        report_opening,
+        smoke_benchmark,
     ]
     benches = [bench for bench in benches if arguments.only in bench.__name__]
     if not (SHARED / "data" / "camvid").is_dir():
@@ -285,6 +289,30 @@ def _distorting(level: str, number: int, rounds: int) -> Row:
     return Row(f"distorting {level} / bare loop", ratio(times), 1.15, "", rates)
 
 
+def figure_time(_: int) -> Row:
+    """The slowest figure of a benchmark of the paper's size."""
+    return Row("slowest figure", *_with_target(2, "s", bench_benchmark.slowest_figure()))
+
+
+def report_size(_: int) -> Row:
+    """The page of a benchmark of the paper's size."""
+    return Row("report, size", *_with_target(5, "MB", bench_benchmark.report_size()))
+
+
+def report_opening(rounds: int) -> Row:
+    """The same page in a browser."""
+    return Row("report, opening it", *_with_target(1, "s", bench_benchmark.report_opening(rounds)))
+
+
+def smoke_benchmark(_: int) -> Row:
+    """The smallest benchmark, from nothing to its report."""
+    return Row("benchmark at smoke size", *_with_target(120, "s", bench_benchmark.smoke()))
+
+
+def _with_target(target: float, unit: str, found: tuple[float, str]) -> tuple[float, float, str, str]:
+    return found[0], target, unit, found[1]
+
+
 def _photo() -> Image.Image:
     return Streets("photo", 1, 3, Camera(size=(2048, 1024), resample="bicubic")).frame(0)
 
@@ -306,8 +334,9 @@ class _Steps:
         self.compute = Compute.resolve()
         self.model = self.compute.place(copy.deepcopy(base))
         trained = _choose_weights(self.model, layers)
-        self.optimizer = make_optimizer(list(trained.values()), Recipe())
-        _Job(self.model, self.optimizer, trained, Recipe(), {}, None).set_mode()
+        optimizer = make_optimizer(list(trained.values()), Recipe())
+        self.job = _Job(self.model, optimizer, trained, Recipe(), {}, None)
+        self.job.set_mode()
         generator = torch.Generator().manual_seed(0)
         self.batch = Batch(
             images=torch.randn(8, 3, 184, 240, generator=generator),
@@ -317,7 +346,7 @@ class _Steps:
 
     def step(self) -> None:
         with self.compute.training(self.model):
-            _step(self.model, PROBLEM, self.batch, self.optimizer, 1e-3, self.compute)
+            _step(self.job, PROBLEM, PROBLEM.loss, self.batch, 1e-3, self.compute)
 
 
 def adaptor_layers(base: nn.Module) -> list[Layer]:

@@ -19,11 +19,12 @@ from gearnn.compute import Compute
 from gearnn.datasets import Camera, Sample, open_split, with_truth
 from gearnn.datasets.streets import Streets
 from gearnn.evaluate import evaluate
-from gearnn.finetune import _step
+from gearnn.finetune import _Job, _step
 from gearnn.models import build_model
 from gearnn.problem import InstanceSegmentation
 from gearnn.problems.instances import Frames
 from gearnn.randomness import own_stream
+from gearnn.recipe import Recipe, make_optimizer
 from tests.conftest import SHARED
 
 _PROBLEM = InstanceSegmentation(num_classes=9)
@@ -34,14 +35,16 @@ def steps() -> list[Callable[[], None]]:
     """A training step of ours, and one of torchvision's own network in a bare loop, with the same random numbers."""
     compute, model, theirs = Compute.resolve(), *_networks()
     batch = _PROBLEM.to(_PROBLEM.collate(_samples(2)), compute)
-    optimizer = _optimizer(model)
+    recipe = Recipe(lr=1e-9)
+    learnable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    job = _Job(model, make_optimizer(list(learnable.values()), recipe), learnable, recipe, {}, None)
     bare_optimizer = _optimizer(theirs)
     targets = _targets(batch)
     model.train(), theirs.train()
 
     def ours() -> None:
         with compute.training(model), own_stream(compute.device, 0):
-            _step(model, _PROBLEM, batch, optimizer, 1e-9, compute)
+            _step(job, _PROBLEM, _PROBLEM.loss, batch, 1e-9, compute)
 
     def bare() -> None:
         torch.manual_seed(0)
