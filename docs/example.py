@@ -1,7 +1,8 @@
 """The picture of the README, from the demo's registry: `make demo`, then `.venv/bin/python docs/example.py`.
 
-A test scene that the networks never saw, as a camera sends it at JPEG quality 5; its true classes;
-what the base sees in it, and what the gearbox sees with the adaptor for that level.
+A test scene that the networks never saw, whose gain is nearest to the mean gain of all 48, as a camera sends
+it at JPEG quality 5; its true classes; what the base sees in it, and what the gearbox sees with the adaptor
+for that level.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from gearnn.datasets.streets import Streets
 from gearnn.distortions import decode, encode
 from gearnn.gearbox import GearBox
 
-BASE, LEVEL, SCENE, SCALE = "drn_d_22_quarter-streets", "jpeg:quality=5", 3, 3
+BASE, LEVEL, SCENE, SCALE = "drn_d_22_quarter-streets", "jpeg:quality=5", 24, 3
 COLOURS = np.array(
     [[135, 180, 220], [125, 115, 110], [90, 75, 110], [205, 160, 190], [95, 145, 70], [40, 70, 165],
      [215, 60, 70], [165, 165, 165], [225, 200, 50]],
