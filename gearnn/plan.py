@@ -166,6 +166,10 @@ def _expanded(value: Any, data: DataSpec | None) -> Any:
         raise ValueError(str(error)) from error
 
 
+_PLAIN = {"tuple_type": "a list, such as [1, 2]", "model_type": "keys and values", "dict_type": "keys and values"}
+"""What a user would call the types that pydantic names."""
+
+
 def _describe(error: ValidationError) -> str:
     """All wrong entries of a plan in one line."""
     parts = []
@@ -175,6 +179,10 @@ def _describe(error: ValidationError) -> str:
             parts.append(f"unknown key {where}{_suggestion(entry['loc'])}")
         elif entry["type"] == "missing":
             parts.append(f"{where} is missing")
+        elif entry["type"] in _PLAIN:
+            parts.append(f"{where}: expected {_PLAIN[entry['type']]}, but got {entry['input']!r}")
+        elif entry["type"] == "too_short" and entry["input"]:
+            continue  # its items are wrong, which is told by themselves
         else:
             message = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
             told = "but got" in message or isinstance(entry["input"], Mapping)

@@ -162,6 +162,8 @@ def test_a_benchmark_of_one_level_has_a_report_too(store: Path) -> None:
         ({"bounds": {"levels": ["jpeg:quality=7"]}}, "benchmark.bounds.levels: expected some of .* but got jpeg"),
         ({"stability": {"alpha": [0]}}, r"benchmark.stability.alpha.0: expected greater than 0"),
         ({"seeds": [1, 1]}, r"expected `seeds` without repetitions, but got \[1, 1\]"),
+        ({"seeds": 3}, r"benchmark.seeds: expected a list, such as \[1, 2\], but got 3"),
+        ([], r"benchmark: expected keys and values, but got \[\]"),
         ({"alpha": 1}, "unknown key benchmark.alpha, expected one of seeds"),
     ],
 )
