@@ -51,7 +51,7 @@ def adapt(plan: PlanFile) -> None:
 
 @app.command()
 def benchmark(plan: PlanFile) -> None:
-    """Compare GearNN with every other solution at every level of a plan: a table, figures, a page."""
+    """Compare GearNN with all other solutions at every level of a plan: table, figures, page; see docs/benchmark.md."""
     with running():
         from flows.benchmark import benchmark as run
         from gearnn.plan import Plan

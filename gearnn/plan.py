@@ -69,6 +69,8 @@ class Plan(Section):
     @classmethod
     def _expand_benchmark(cls, value: Any, info: ValidationInfo) -> Any:
         """The same for the levels of its parts."""
+        if value is None:
+            return {}
         if not isinstance(value, Mapping):
             return value
         parts = {

@@ -52,8 +52,9 @@ def _verdict(found: Findings) -> list[str]:
         return [f"No verdict over all levels: {', '.join(gaps)}. The tables say what was measured, and why not more."]
     lines.append(
         f"With every level equally likely GearNN has {own.mean:.1f}, the base alone {original.mean:.1f}, "
-        f"DNN switching {full.mean:.1f}: {own.mean - original.mean:+.1f} over the base, "
-        f"{own.mean - full.mean:+.1f} against switching."
+        f"DNN switching {full.mean:.1f}: {own.mean - original.mean:+.1f} against the base, "
+        f"{own.mean - full.mean:+.1f} against switching. Differences within the spread over seeds and the intervals "
+        f"over frames say little."
     )
     mixed = results.average(_MIXED)
     if not mixed.problem:
@@ -71,7 +72,7 @@ def _verdict(found: Findings) -> list[str]:
     else:
         lines.append(
             f"Switching gains less than {GAIN_WORTH_TELLING:g} points over the pristine control at every level: "
-            f"there is little to repair here."
+            f"there is little here that adapting repairs."
         )
     lost = [
         level for level in results.levels if results.cell(_GEARNN, level).mean < results.cell(_ORIGINAL, level).mean
