@@ -1,0 +1,39 @@
+"""The MLflow model registry: bases, and for every base and level a model with one version a retraining.
+
+A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``. A version of an adaptor
+names the exact version of its base in its tags, in its logged model's inputs, in the metadata of its
+MLmodel file and in its description. Weights are safetensors; loading runs no pickled code, and no code that a
+base names but from trusted packages.
+"""
+
+from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
+from gearnn.registry.registering import promote, register_adaptor, register_base
+from gearnn.registry.versions import (
+    ADAPTOR_FILE,
+    BASE_FILE,
+    IMAGE_COLUMN,
+    Version,
+    adaptors,
+    by_alias,
+    find,
+    get_version,
+    metrics,
+)
+
+__all__ = [
+    "ADAPTOR_FILE",
+    "BASE_FILE",
+    "IMAGE_COLUMN",
+    "Version",
+    "adaptors",
+    "by_alias",
+    "find",
+    "get_version",
+    "load_adaptor",
+    "load_base",
+    "load_gearbox",
+    "metrics",
+    "promote",
+    "register_adaptor",
+    "register_base",
+]

@@ -1,0 +1,101 @@
+"""Versions as networks, adaptors and gearboxes, checked against what was registered."""
+
+import hashlib
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gearnn import tracking
+from gearnn import vocabulary as words
+from gearnn.adaptor import Adaptor
+from gearnn.description import DESCRIPTION_FILE, open_description
+from gearnn.errors import RegistryError
+from gearnn.gearbox import GearBox
+from gearnn.layers import fingerprint
+from gearnn.problem import Problem, restore_problem
+from gearnn.registry.versions import ADAPTOR_FILE, BASE_FILE, Version, adaptors, by_alias, get_version, unknown_level
+
+
+def load_base(name: str, version: str | None = None, trust: Collection[str] = ()) -> tuple[nn.Module, Problem, Version]:
+    """A base with its problem.
+
+    Args:
+        name: of the registered model.
+        version: number; None takes the champion.
+        trust: packages whose code it may name, see :func:`open_description`.
+
+    Raises:
+        RegistryError: no such version, its weights do not have the registered fingerprint, or it names
+            code that is not trusted.
+    """
+    found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
+    folder = _download(found)
+    description = open_description(folder, trust)
+    model = description.build(folder / BASE_FILE)
+    expected = found.tags[words.TAG_BASE_FINGERPRINT]
+    if fingerprint(model) != expected:
+        raise RegistryError(f"registry: {found.uri} is damaged, its weights do not have fingerprint {expected[:16]}...")
+    return model, restore_problem(description.problem), found
+
+
+def load_adaptor(version: Version) -> Adaptor:
+    """The adaptor of a version.
+
+    Raises:
+        RegistryError: its bytes are not those that were registered.
+        AdaptorError: the file is damaged.
+    """
+    path = _download(version) / ADAPTOR_FILE
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version.tags[words.TAG_SHA256]:
+        raise RegistryError(f"registry: {version.uri} is damaged, its file does not have the registered sha256")
+    return Adaptor.load(path)
+
+
+def load_gearbox(
+    base: str,
+    distortion: str | None,
+    alias: str,
+    problem: Problem | None = None,
+    device: torch.device | None = None,
+    trust: Collection[str] = (),
+) -> GearBox:
+    """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
+    model, registered_problem, version = load_base(base, trust=trust)
+    found = adaptors(base, distortion)
+    unknown = {v.name: reason for v in found if (reason := unknown_level(v))}
+    for name, reason in unknown.items():
+        logging.getLogger("gearnn").warning("%s is left out: %s", name, reason)
+    names = sorted({v.name for v in found} - unknown.keys())
+    if not names:
+        kind = "any distortion" if distortion is None else distortion
+        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
+    chosen = [by_alias(name, alias) for name in names]
+    for adaptor in chosen:
+        if not _is_of(adaptor, version):
+            raise RegistryError(
+                f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
+                f"run `gearnn adapt` for the present base"
+            )
+    return GearBox(model.to(device), [load_adaptor(v) for v in chosen], problem or registered_problem)
+
+
+def _download(version: Version) -> Path:
+    """Folder with the files of a version."""
+    tracking.client()
+    import mlflow
+
+    local = Path(mlflow.artifacts.download_artifacts(version.uri))
+    folder = next((path.parent for path in sorted(local.rglob(DESCRIPTION_FILE))), None)
+    if folder is None:
+        raise RegistryError(f"registry: expected {version.uri} to hold {DESCRIPTION_FILE}, but it does not")
+    return folder
+
+
+def _is_of(adaptor: Version, base: Version) -> bool:
+    """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
+    same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
+    identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
+    return same and identity in (None, base.tags.get(words.TAG_IDENTITY))

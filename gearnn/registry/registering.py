@@ -1,0 +1,207 @@
+"""Bases and adaptors as new versions, and which version is champion."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gearnn import tracking
+from gearnn import vocabulary as words
+from gearnn.adaptor import Adaptor
+from gearnn.description import DESCRIPTION_FILE, BaseDescription
+from gearnn.errors import RegistryError
+from gearnn.registry.versions import (
+    ADAPTOR_FILE,
+    BASE_FILE,
+    IMAGE_COLUMN,
+    Version,
+    by_alias,
+    find,
+    get_version,
+    metrics,
+    set_alias,
+)
+
+_REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
+
+
+def register_base(
+    name: str, weights: Path, base_fingerprint: str, description: BaseDescription, *, run_id: str, num_values: int
+) -> Version:
+    """Register a base; a base with the same weights and description is registered once.
+
+    Args:
+        name: of the registered model.
+        weights: safetensors file.
+        base_fingerprint: of these weights.
+        description: how to build the network.
+        run_id: the run it belongs to.
+        num_values: size of the network in values.
+    """
+    identity = _identity(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
+    version = find(name, identity) or _register_base(
+        name, weights, base_fingerprint, description, run_id, num_values, identity
+    )
+    set_alias(name, words.CHAMPION, version.version)  # the base that a plan names is the one in use
+    return get_version(name, version.version)
+
+
+def _register_base(
+    name: str,
+    weights: Path,
+    base_fingerprint: str,
+    description: BaseDescription,
+    run_id: str,
+    num_values: int,
+    identity: str,
+) -> Version:
+    tags = {
+        words.TAG_KIND: "base",
+        words.TAG_BASE_FINGERPRINT: base_fingerprint,
+        words.TAG_NUM_VALUES: str(num_values),
+        words.TAG_IDENTITY: identity,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = _fill(Path(folder) / "base", {BASE_FILE: weights}, description.to_json())
+        text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
+        return _log_and_register(name, "base", data, run_id, tags, text)
+
+
+def register_adaptor(
+    base: Version, path: Path, *, run_id: str, identity: str, tags: Mapping[str, str], card: str
+) -> Version:
+    """Register an adaptor as a new version of ``<base>.<slug>``, with lineage to the exact base version.
+
+    The new version becomes ``challenger``; :func:`promote` decides about ``champion``.
+
+    Args:
+        base: the base's version.
+        path: the adaptor's file.
+        run_id: the level's run, which holds the metrics that decide.
+        identity: sha256 of what it was made from; a known identity is not registered again.
+        tags: further tags, such as digests of plan and data.
+        card: scorecard in Markdown, for the description.
+
+    Raises:
+        AdaptorError: the file is damaged.
+        RegistryError: the adaptor belongs to another base.
+    """
+    adaptor = Adaptor.load(path)
+    name = f"{base.name}.{adaptor.level.slug}"
+    if adaptor.base_fingerprint != base.tags[words.TAG_BASE_FINGERPRINT]:
+        raise RegistryError(f"{name}: expected an adaptor of {base.uri}, but its header names another base")
+    known = find(name, identity)
+    if known is not None:
+        return known
+    lineage = {
+        words.TAG_KIND: "adaptor",
+        words.TAG_LEVEL: str(adaptor.level),
+        words.TAG_DISTORTION: adaptor.level.kind,
+        words.TAG_BASE_URI: base.uri,
+        words.TAG_BASE_FINGERPRINT: adaptor.base_fingerprint,
+        words.TAG_BASE_IDENTITY: base.tags[words.TAG_IDENTITY],
+        words.TAG_SHA256: hashlib.sha256(path.read_bytes()).hexdigest(),
+        words.TAG_NUM_VALUES: str(adaptor.num_values),
+        words.TAG_BOUND: str(adaptor.bound),
+        words.TAG_IDENTITY: identity,
+        **tags,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = _fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
+        link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
+        version = _log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", base=base)
+    set_alias(name, words.CHALLENGER, version.version)
+    return version
+
+
+def promote(version: Version, metric: str) -> Version:
+    """Make a version ``champion`` if there is none yet, or if it is better than the present one.
+
+    Scores are compared only between adaptors of the same base on the same frames: a champion of another
+    base, or one that was scored on other frames, gives way to the candidate.
+
+    Args:
+        version: the candidate.
+        metric: name of the deciding metric on the versions' runs; larger is better.
+
+    Returns:
+        The version that is champion now.
+    """
+    try:
+        champion = by_alias(version.name, words.CHAMPION)
+    except RegistryError:
+        champion = None
+    if champion is not None and (champion.version == version.version or _keeps_its_place(champion, version, metric)):
+        return champion
+    set_alias(version.name, words.CHAMPION, version.version)
+    return get_version(version.name, version.version)
+
+
+def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool:
+    """Whether a champion is comparable with the candidate and at least as good."""
+    ours, theirs = champion.tags, candidate.tags
+    if any(ours.get(t) != theirs.get(t) for t in (words.TAG_BASE_FINGERPRINT, words.TAG_PROMOTE_DATA)):
+        return False
+    if words.TAG_BASE_IDENTITY in ours and ours[words.TAG_BASE_IDENTITY] != theirs.get(words.TAG_BASE_IDENTITY):
+        return False
+    held, offered = metrics(champion).get(metric), metrics(candidate).get(metric)
+    return held is not None and (offered is None or not offered > held)
+
+
+def _log_and_register(
+    name: str, kind: str, data: Path, run_id: str, tags: Mapping[str, str], text: str, *, base: Version | None = None
+) -> Version:
+    """Log a folder as a pyfunc of a run, and register it."""
+    client = tracking.client()
+    import mlflow
+    from mlflow.entities import LoggedModelInput
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
+        if base is not None:
+            client.log_inputs(run_id, models=[LoggedModelInput(model_id=base.tags[words.TAG_LOGGED_MODEL])])
+        info = mlflow.pyfunc.log_model(
+            name=kind,
+            loader_module="gearnn.serving",
+            data_path=str(data),
+            metadata=dict(tags),
+            pip_requirements=_REQUIREMENTS,
+            signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)])),
+        )
+    client.set_logged_model_tags(info.model_id, dict(tags))
+    _ensure_registered_model(name)
+    created = client.create_model_version(
+        name,
+        source=info.model_uri,
+        run_id=run_id,
+        tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
+        description=text,
+        model_id=info.model_id,
+    )
+    return get_version(name, str(created.version))
+
+
+def _ensure_registered_model(name: str) -> None:
+    client = tracking.client()
+    from mlflow.exceptions import MlflowException
+
+    if not client.search_registered_models(f"name = '{name}'"):
+        try:
+            client.create_registered_model(name)
+        except MlflowException:  # another process was first
+            client.get_registered_model(name)
+
+
+def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]) -> Path:
+    folder.mkdir()
+    for name, source in files.items():
+        (folder / name).write_bytes(source.read_bytes())
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
+    return folder
+
+
+def _identity(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
