@@ -41,12 +41,11 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
         Seed(plan.model_copy(update={"seed": seed}), base, data, is_first=index == 0)
         for index, seed in enumerate(plan.benchmark.seeds or (plan.seed,))
     ]
-    for phase in ("whole_networks", "single_networks", "tables", "adaptors"):  # long work first, for all seeds
+    for phase in ("whole_networks", "single_networks", "tables", "adaptors", "bounds"):
         for seed in seeds:
             getattr(seed, phase)()
-    bounds = seeds[0].bounds()
     contestants = [Contestant(plan, words.ORIGINAL, "", (), plan.levels)]
-    contestants += [contestant for seed in seeds for contestant in seed.contestants] + bounds
+    contestants += [contestant for seed in seeds for contestant in seed.contestants]
     scores = [[_score(c, base, data, level) for level in c.tested] for c in contestants]
     maps = seeds[0].frequency_maps()
     expect_steps(sum(map(len, scores)) + len(maps) + len({id(step) for c in contestants for step in c.steps}))

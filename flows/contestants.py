@@ -86,19 +86,19 @@ class Seed:
                 found = baselines.reestimate_statistics.submit(self.plan, self.base, self.data, level)
                 self._enter(words.REESTIMATED, level, found)
 
-    def bounds(self) -> list[Contestant]:
+    def bounds(self) -> None:
         """GearNN under other bounds; the plan's own is there already."""
-        spec, found = self.plan.benchmark.bounds, []
-        own = self.plan.bound.in_values(self.base.num_values)
-        for fraction in spec.fractions if spec else ():
+        spec, size = self.plan.benchmark.bounds, self.base.num_values
+        if spec is None:
+            return
+        for fraction in spec.fractions:
             bound = self.plan.bound.model_copy(update={"fraction": fraction, "values": None})
             plan = self.plan.model_copy(update={"bound": bound})
-            for level in (
-                (spec.levels or self.levels[:1]) if spec and bound.in_values(self.base.num_values) != own else ()
-            ):
+            if bound.in_values(size) == self.plan.bound.in_values(size):
+                continue
+            for level in spec.levels or self.levels[:1]:
                 chosen = choose_layers.submit(plan, self.base, self.tables_by_level[level])
-                found.append(self._adapted(words.GEARNN, plan, level, chosen, (level,), f"bound={100 * fraction:g} %"))
-        return found
+                self._adapt(words.GEARNN, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
 
     def frequency_maps(self) -> dict[str, Any]:
         """Frequency responses of the base, and of full, partial and mixed training, by what they are."""
@@ -107,7 +107,7 @@ class Seed:
             return maps
         wanted = {words.SWITCHING, words.GEARNN, words.MIXED}
         trained = (*(spec.levels or self.levels[:1]), baselines.MIXED)
-        shown = [c for c in self.contestants if c.solution in wanted and c.trained in trained]
+        shown = [c for c in self.contestants if c.solution in wanted and c.trained in trained and not c.setting]
         asked = [(words.ORIGINAL, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
         for block in (8, 0) if spec.whole_frames else (8,):
             for solution, level, result in asked:
@@ -119,12 +119,12 @@ class Seed:
     def _enter(self, solution: str, trained: str, *steps: Any, tested: Sequence[str] = (), setting: str = "") -> None:
         self.contestants.append(Contestant(self.plan, solution, trained, steps, tested or (trained,), setting))
 
-    def _adapt(self, solution: str, plan: Plan, level: str, chosen: Any, tested: Sequence[str] = ()) -> None:
-        self.contestants.append(self._adapted(solution, plan, level, chosen, tested or (level,)))
-
-    def _adapted(
-        self, solution: str, plan: Plan, level: str, chosen: Any, tested: Sequence[str], setting: str = ""
-    ) -> Contestant:
-        before = self.fulls[PRISTINE], self.fulls[level], self.tables_by_level[level], chosen
+    def _adapt(
+        self, solution: str, plan: Plan, level: str, chosen: Any, tested: Sequence[str] = (), setting: str = ""
+    ) -> None:
+        """Enter an adaptor with all that it rests on, in order, so that the reason of a failure is the first one."""
+        before = [self.fulls[level], chosen]
+        if solution not in (words.BATCHNORM, words.LAST_LAYERS):  # their layers need no sensitivities
+            before = [self.fulls[PRISTINE], self.fulls[level], self.tables_by_level[level], chosen]
         adaptor = partial_finetune.submit(plan, self.base, self.data, level, chosen, self.fulls[level])
-        return Contestant(plan, solution, level, (*before, adaptor), tested, setting)
+        self.contestants.append(Contestant(plan, solution, level, (*before, adaptor), tested or (level,), setting))

@@ -19,6 +19,7 @@ from gearnn.report import write_report
 from gearnn.results import NOT_POSSIBLE, OK, in_brief, write_results
 from gearnn.sensitivity import read_table
 from gearnn.storage import Store, digest_of
+from tasks.baselines import MIXED
 from tasks.benchmark_figures import Findings, draw
 from tasks.benchmark_report import compose
 from tasks.examples import draw_examples
@@ -200,7 +201,8 @@ def _slug(level: str) -> str:
 
 
 def _title(found: FrequencyMap) -> str:
-    return f"{found.solution}\n{found.level}".strip()
+    level = "" if found.level == MIXED else found.level
+    return f"{found.solution}\n{level}".strip()
 
 
 def _publish(plan: Plan, run_id: str, files: Sequence[Path], drawings: Sequence[Path]) -> None:

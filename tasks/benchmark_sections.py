@@ -42,8 +42,6 @@ def accuracy(found: Findings, drawn: Mapping[str, Figure]) -> Section:
         "stability": "Stability training over its grid (Fig. 13).",
         "matrix": "Every adaptor at every level: what a wrongly sensed level costs.",
     }
-    if len(found.plan.benchmark.seeds) > 1:
-        captions |= {name: "Bounds other than the plan's own: first seed only." for name in drawn if "bound-" in name}
     pictures = [_picture(drawn[n], n, captions.get(n, "")) for n in names if n in drawn]
     return Section(key="accuracy", title="Accuracy", tables=[table], figures=pictures)
 

@@ -84,6 +84,7 @@ def test_every_solution_is_measured_at_every_level_for_every_seed(done: tuple[Be
     settings = {s.setting for s in results.solutions if s.name == words.STABILITY}
     assert settings == {"alpha=1, sigma=0.1", "alpha=2, sigma=0.1"}
     assert len(results.bounds("jpeg:quality=5")) == 2
+    assert {results.cell(s, "jpeg:quality=5").num_seeds for s in results.bounds("jpeg:quality=5")} == {2}
     other = results.cell(Solution(words.GEARNN), "resolution:scale=0.5", "jpeg:quality=5")
     assert other.num_seeds == 2
     sizes = table.groupby("solution")["num_values"].max()
