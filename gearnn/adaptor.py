@@ -25,6 +25,7 @@ from gearnn.layers import (
     Layer,
     aliases,
     fingerprint,
+    replace_tensor,
     statistics_of,
     stored_tensors,
 )
@@ -195,7 +196,7 @@ class Adaptor:
             if isinstance(old, nn.Parameter):
                 fresh = nn.Parameter(fresh, requires_grad=old.requires_grad)
             for place in tied.get(name, [name]):
-                _put(view, place, fresh)
+                replace_tensor(view, place, fresh)
         return view
 
     def _check_tensors(self, state: Mapping[str, Tensor]) -> None:
@@ -242,16 +243,6 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
         )
     except (KeyError, TypeError, ValueError, AttributeError, LevelError) as error:
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
-
-
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace the tensor of a name; others that refer to the old one keep it."""
-    path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
-    if isinstance(tensor, nn.Parameter):
-        owner.register_parameter(attribute, tensor)
-    else:
-        owner.register_buffer(attribute, tensor, persistent=attribute not in owner._non_persistent_buffers_set)
 
 
 def _check_outside(before: Mapping[str, Tensor], after: Mapping[str, Tensor], inside: set[str]) -> None:

@@ -10,7 +10,8 @@
     │   ├── CodecError        a codec that a level needs: missing, or it refuses the frames
     │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
     │   ├── BoundError        a bound that no layer fits into
-    │   └── SenseError        the distortion level of these bytes cannot be told
+    │   └── SenseError        the distortion level of these bytes cannot be told, or contradicts a hint
+    │       └── SeveralDistortionsError  they show several distortions, which no adaptor combines
     ├── AdaptorError          an adaptor file: another base, missing or wrong tensors
     ├── GearError             a level that this gearbox has no gear for
     ├── LevelsFailedError     a run in which some levels failed; the others are registered
@@ -23,6 +24,9 @@
 A message says what was expected, which file, key or layer it concerns, what came, and what to do
 next where that is known, in one line.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 
 class GearNNError(Exception):
@@ -63,6 +67,18 @@ class BoundError(InputError, ValueError):
 
 class SenseError(InputError, ValueError):
     """The distortion level of an input cannot be told from its bytes."""
+
+
+class SeveralDistortionsError(SenseError):
+    """An input shows several distortions, and no supported level combines them.
+
+    Attributes:
+        answers: what each kind sensed, :class:`gearnn.distortions.Sensed` each.
+    """
+
+    def __init__(self, message: str, answers: Sequence[Any]) -> None:
+        super().__init__(message)
+        self.answers = tuple(answers)
 
 
 class AdaptorError(GearNNError):

@@ -1,40 +1,29 @@
 """The online part (section 3.3): one base in memory, every level's adaptor beside it.
 
-For every level the gearbox holds a module tree that shares the base's tensors and owns only its
-adaptor's, so that shifting is choosing an object, and threads may run different levels at once.
+How the gears are held is in :mod:`gearnn.gears`, which gear a frame gets in :mod:`gearnn.choice`, and
+how frames run in :mod:`gearnn.inference`; this is where they meet.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, inference_mode, nn
 
 from gearnn.adaptor import Adaptor
+from gearnn.choice import Policy, Steady
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
-from gearnn.distortions import Calibration, Received, Sensed, Sensor, nearest
-from gearnn.errors import DataError, GearError, SenseError
+from gearnn.distortions import Received, Sensed, Sensor, nearest
+from gearnn.errors import DataError, GearError, GearNNError
+from gearnn.gears import Gears, Hold, InPlace, Views
+from gearnn.inference import Frame, Hint, Inference, infer, predict
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
+from gearnn.memory import Held, held_by
 from gearnn.problem import Problem
 
-
-@dataclass(frozen=True, kw_only=True)
-class Inference:
-    """The answer to one frame.
-
-    Attributes:
-        prediction: what the problem predicts; for segmentation classes, int64 [H, W].
-        sensed: level read from the input.
-        used: the supported level whose gear ran.
-        misfit: how far the input was from the level sensed, in the kind's unit.
-    """
-
-    prediction: Any
-    sensed: DistortionLevel
-    used: DistortionLevel
-    misfit: float
+__all__ = ["GearBox", "Inference"]
 
 
 class GearBox:
@@ -43,25 +32,44 @@ class GearBox:
     Args:
         base: the pre-trained network; put into evaluation mode. It runs at pristine levels itself.
         adaptors: at most one a level, all of this base.
-        problem: batching and prediction, needed by :meth:`infer`.
+        problem: batching and prediction, needed for frames rather than tensors.
+        hold: ``views``, a network a level, for threads at different levels; ``in_place``, one network
+            whose tensors keep their addresses, for exported programs and CUDA graphs.
+        compute: device and precision of :meth:`infer`; None takes the base's device in float32.
+        batch_size: most frames of one forward pass of :meth:`infer`.
+        base_disk: bytes of the base's file, for :meth:`memory`.
 
     Raises:
         AdaptorError: an adaptor belongs to another base.
         GearError: two adaptors are for one level.
     """
 
-    def __init__(self, base: nn.Module, adaptors: Iterable[Adaptor], problem: Problem | None = None) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        adaptors: Iterable[Adaptor],
+        problem: Problem | None = None,
+        *,
+        hold: Hold = "views",
+        compute: Compute | None = None,
+        batch_size: int = 8,
+        base_disk: int | None = None,
+    ) -> None:
         self.base = base.eval()
         self.problem = problem
-        self._gears: dict[DistortionLevel, nn.Module] = {}
+        self.compute = compute or Compute(device=next(base.parameters()).device, bf16=False)
+        self.batch_size = batch_size
+        by_level = _by_level(adaptors)
         base_fingerprint = fingerprint(base)
-        calibration: list[Calibration] = []
-        for adaptor in adaptors:
-            if adaptor.level in self._gears:
-                raise GearError(f"expected one adaptor for {adaptor.level}, but got two")
-            self._gears[adaptor.level] = adaptor.apply(self.base, base_fingerprint)
-            calibration += adaptor.calibration
-        self._sensor = Sensor(self._gears, calibration)
+        for adaptor in by_level.values():
+            adaptor.check(base, base_fingerprint)
+        self.gears: Gears = _hold(hold, self.base, by_level, base_fingerprint)
+        self._levels = tuple(by_level)
+        self._keys: dict[DistortionLevel | str, DistortionLevel] = {level: level for level in by_level}
+        self._keys |= {str(level): level for level in by_level}
+        self._values = {level: adaptor.num_values for level, adaptor in by_level.items()}
+        self._disk = {None: base_disk} | {level: len(adaptor.to_bytes()) for level, adaptor in by_level.items()}
+        self.sensor = Sensor(by_level, [c for adaptor in by_level.values() for c in adaptor.calibration])
 
     @classmethod
     def from_registry(
@@ -71,6 +79,8 @@ class GearBox:
         alias: str = "champion",
         problem: Problem | None = None,
         trust: Collection[str] = (),
+        hold: Hold = "views",
+        compute: Compute | None = None,
     ) -> "GearBox":
         """Load a base and its adaptors from the MLflow model registry.
 
@@ -81,6 +91,8 @@ class GearBox:
             problem: batching and prediction; None takes what was registered with the base.
             trust: packages that a base of a user's own module may import, besides those in the
                 environment's ``GEARNN_TRUST``.
+            hold: see the class.
+            compute: device and precision; None takes the CPU in float32.
 
         Raises:
             RegistryError: no such base, no adaptor of this kind, one without that alias, or a base that
@@ -89,26 +101,61 @@ class GearBox:
         """
         from gearnn import registry
 
-        return registry.load_gearbox(base, distortion, alias, problem, trust=trust)
+        return registry.load_gearbox(base, distortion, alias, problem, compute, trust=trust, hold=hold)
 
     @property
     def levels(self) -> tuple[DistortionLevel, ...]:
         """Levels that have an adaptor."""
-        return tuple(self._gears)
+        return self._levels
+
+    @property
+    def known_problem(self) -> Problem:
+        """The problem.
+
+        Raises:
+            DataError: this gearbox was built without one.
+        """
+        if self.problem is None:
+            raise DataError("expected a gearbox with a problem, because frames must be decoded and normalised")
+        return self.problem
 
     def model(self, level: DistortionLevel | str) -> nn.Module:
-        """The network of one level; at a pristine level the base itself.
+        """The network of one level; at a pristine level the base itself. Views only.
+
+        Raises:
+            GearError: this gearbox has no adaptor for the level, or holds its gears in place.
+        """
+        if not isinstance(self.gears, Views):
+            raise GearError("gears in place are one network: `with gearbox.at(level) as network` lends it at a level")
+        key = self._keys.get(level)
+        return self.gears.network(key if key is not None else self._gear(level))
+
+    def at(self, level: DistortionLevel | str) -> AbstractContextManager[nn.Module]:
+        """The network of one level while a context is open; gears in place are locked meanwhile.
 
         Raises:
             GearError: this gearbox has no adaptor for the level.
         """
-        level = DistortionLevel.parse(level)
-        if level in self._gears:
-            return self._gears[level]
-        if level.is_pristine:
-            return self.base
-        have = ", ".join(str(gear) for gear in self._gears) or "none"
-        raise GearError(f"no adaptor for {level}; this gearbox has {have}; nearest(level) finds the one to use")
+        return self.gears.at(self._gear(level))
+
+    def shift(self, level: DistortionLevel | str) -> None:
+        """Bring the one network of gears in place, ``gears.network``, to a level: all of its tensors or none.
+
+        Raises:
+            GearError: no adaptor for the level; a copy failed, and the network is where it was; or
+                these gears are views, where nothing has to be shifted.
+        """
+        if not isinstance(self.gears, InPlace):
+            raise GearError("views are not shifted: model(level) is the network of a level")
+        self.gears.shift(self._gear(level))
+
+    def mixed(self, levels: Sequence[DistortionLevel | str]) -> nn.Module:
+        """A network for a batch whose frames have these levels; frame i gets what ``model(levels[i])`` would give.
+
+        Raises:
+            GearError: no adaptor for a level.
+        """
+        return self.gears.mixed([self._gear(level) for level in levels])
 
     def nearest(self, level: DistortionLevel | str) -> DistortionLevel:
         """The supported level next to this one, the base's pristine level included; ties go to the stronger distortion.
@@ -116,7 +163,7 @@ class GearBox:
         Raises:
             GearError: there is no adaptor of this kind.
         """
-        return nearest(DistortionLevel.parse(level), self._gears)
+        return nearest(DistortionLevel.parse(level), self._levels)
 
     def sense(self, data: bytes) -> Sensed:
         """The level of an encoded frame, among the kinds that this gearbox has adaptors for.
@@ -124,44 +171,111 @@ class GearBox:
         Raises:
             SenseError: it cannot be told.
         """
-        return self._sensor(Received(data))
+        return self.sensor(Received(data))
 
     @inference_mode()
     def __call__(self, x: Tensor, level: DistortionLevel | str) -> Any:
         """One forward pass with the network of a level; x as the network takes it."""
-        return self.model(level)(x)
+        with self.at(level) as network:
+            return network(x)
 
-    def infer(self, frames: Sequence[bytes], *, level: DistortionLevel | str | None = None) -> list[Inference]:
-        """Sense the level of every encoded frame, and run each with the gear that fits.
+    def infer(
+        self,
+        frames: Sequence[Frame],
+        *,
+        level: Hint | Sequence[Hint] = None,
+        trust_level: bool = False,
+        policy: Policy | None = None,
+        steady: Steady | None = None,
+    ) -> list[Inference]:
+        """Sense the level of every frame, and run each with the gear that fits, frames of one size together.
 
         Args:
-            frames: encoded images or clips, such as the contents of JPEG files.
-            level: tells the level where the bytes do not, for all frames.
+            frames: encoded images or clips, such as the contents of JPEG files; or decoded frames,
+                which need a level unless it is seen in the pixels.
+            level: tells the level where the bytes do not: one for all frames, or one a frame.
+            trust_level: take the told level even where the bytes say another.
+            policy: what happens to frames off the map of this gearbox.
+            steady: the hysteresis of the stream that the frames belong to.
 
         Returns:
             One answer a frame, in order.
 
         Raises:
-            SenseError: a frame's level cannot be sensed and was not told.
-            DataError: the bytes are no image; or this gearbox was built without a problem.
-            GearError: there is no adaptor of the sensed kind.
+            SenseError: a frame's level cannot be sensed and was not told, or contradicts what was told.
+            DataError: the bytes are no image, or a frame of a size that the network cannot take; or
+                this gearbox was built without a problem.
+            GearError: there is no adaptor of the sensed kind, or the policy refuses the distance.
         """
-        if self.problem is None:
-            raise DataError("expected a gearbox with a problem, because frames must be decoded and normalised")
-        told = None if level is None else DistortionLevel.parse(level)
-        return [self._infer_one(data, index, told, self.problem) for index, data in enumerate(frames)]
+        answers = self.answers(frames, level=level, trust_level=trust_level, policy=policy, steady=steady)
+        for answer in answers:
+            if isinstance(answer, GearNNError):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, Inference)]
 
-    @inference_mode()
-    def _infer_one(self, data: bytes, index: int, told: DistortionLevel | None, problem: Problem) -> Inference:
-        received = Received(data)
-        try:
-            answer = self._sensor(received) if told is None else Sensed(told, 0.0)
-            used = self.nearest(answer.level)
-            image = received.image
-        except (SenseError, DataError) as error:
-            raise type(error)(f"frame {index}: {error}") from error
-        device = next(self.base.parameters()).device
-        compute = Compute(device=device, bf16=False)
-        batch = problem.to(problem.collate([Sample(image=image, target=None, name=str(index))]), compute)
-        prediction = problem.predict(self.model(used), batch)[0]
-        return Inference(prediction=prediction, sensed=answer.level, used=used, misfit=answer.misfit)
+    def answers(
+        self,
+        frames: Sequence[Frame],
+        *,
+        level: Hint | Sequence[Hint] = None,
+        trust_level: bool = False,
+        policy: Policy | None = None,
+        steady: Steady | None = None,
+    ) -> list[Inference | GearNNError]:
+        """As :meth:`infer`, but a frame that cannot be used leaves its error in its place and the others run."""
+        assert self.known_problem is not None
+        hints = [level] * len(frames) if level is None or isinstance(level, DistortionLevel | str) else list(level)
+        if len(hints) != len(frames):
+            raise GearError(f"expected one level for all frames or one for each of {len(frames)}, but got {len(hints)}")
+        return infer(self, frames, hints, trust_hint=trust_level, policy=policy or Policy(), steady=steady)
+
+    def predict(self, samples: Sequence[Sample], levels: Sequence[DistortionLevel]) -> list[Any]:
+        """Predictions of decoded frames at levels that are known; see :func:`gearnn.inference.predict`."""
+        return predict(self, samples, levels)
+
+    def compile(self, **options: Any) -> None:
+        """Compile the networks by ``torch.compile`` at their next call: views share one compiled program.
+
+        Args:
+            options: of ``torch.compile``, such as ``mode``.
+        """
+        for network in self.gears.networks():
+            network.compile(**options)
+
+    def memory(self) -> list[Held]:
+        """What is kept: the base, then every level's adaptor; values, bytes resident and bytes on disk."""
+        own: Mapping[DistortionLevel, Sequence[Tensor]] = {lv: self.gears.own_tensors(lv) for lv in self._levels}
+        return held_by(self.base, own, self._values, self._disk, [*self.gears.networks(), self.base])
+
+    def _gear(self, level: DistortionLevel | str) -> DistortionLevel | None:
+        """The level as the gears know it; None for the base.
+
+        Raises:
+            GearError: no adaptor for it.
+        """
+        if level in self._keys:
+            return self._keys[level]
+        level = DistortionLevel.parse(level)
+        if level in self._keys:
+            return level
+        if level.is_pristine:
+            return None
+        have = ", ".join(map(str, self._levels)) or "none"
+        raise GearError(f"no adaptor for {level}; this gearbox has {have}; nearest(level) finds the one to use")
+
+
+def _by_level(adaptors: Iterable[Adaptor]) -> dict[DistortionLevel, Adaptor]:
+    found: dict[DistortionLevel, Adaptor] = {}
+    for adaptor in adaptors:
+        if adaptor.level in found:
+            raise GearError(f"expected one adaptor for {adaptor.level}, but got two")
+        found[adaptor.level] = adaptor
+    return found
+
+
+def _hold(hold: Hold, base: nn.Module, by_level: Mapping[DistortionLevel, Adaptor], base_fingerprint: str) -> Gears:
+    if hold == "views":
+        return Views(base, by_level, base_fingerprint)
+    if hold == "in_place":
+        return InPlace(base, by_level)
+    raise GearError(f"hold: expected views or in_place, but got {hold!r}")

@@ -1,12 +1,14 @@
 """What each solution keeps in memory: Table 1, and what really lies there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gearnn import vocabulary as words
+from gearnn.layers import model_size
+from gearnn.levels import DistortionLevel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +61,66 @@ def resident_bytes(networks: Sequence[nn.Module]) -> int:
     >>> resident_bytes([base]), resident_bytes([base, base])
     (440, 440)
     """
+    tensors = (t for network in networks for t in (*network.parameters(), *network.buffers()))
+    return sum(storage_bytes(tensors).values())
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Address -> bytes of every distinct piece of memory under some tensors."""
     storages: dict[int, int] = {}
-    for network in networks:
-        for tensor in (*network.parameters(), *network.buffers()):
-            storage: torch.UntypedStorage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+    for tensor in tensors:
+        storage: torch.UntypedStorage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return storages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What a running gearbox keeps for the base, for one level, for what its levels share, or in all.
+
+    Attributes:
+        name: ``base``, a level, ``shared`` or ``in all``.
+        values: floating-point values.
+        resident: bytes of tensors; a tensor that several networks share counts once.
+        disk: bytes of the file; None where there is none.
+    """
+
+    name: str
+    values: int
+    resident: int
+    disk: int | None
+
+
+def held_by(
+    base: nn.Module,
+    own: Mapping[DistortionLevel, Sequence[Tensor]],
+    values: Mapping[DistortionLevel, int],
+    disk: Mapping[DistortionLevel | None, int | None],
+    networks: Sequence[nn.Module],
+) -> list[Held]:
+    """What a gearbox keeps, measured on its tensors.
+
+    Args:
+        base: the base.
+        own: level -> tensors that are kept for it alone.
+        values: level -> values of its adaptor.
+        disk: level -> bytes of its adaptor's file; None -> those of the base's.
+        networks: every network that runs.
+    """
+    rows = [Held(name="base", values=model_size(base), resident=resident_bytes([base]), disk=disk.get(None))]
+    for level, tensors in own.items():
+        size = sum(storage_bytes(tensors).values())
+        rows.append(Held(name=str(level), values=values[level], resident=size, disk=disk.get(level)))
+    of_networks = storage_bytes(t for network in networks for t in (*network.parameters(), *network.buffers()))
+    all_bytes = sum((of_networks | storage_bytes(t for tensors in own.values() for t in tensors)).values())
+    shared = all_bytes - sum(row.resident for row in rows)
+    if shared:
+        rows.append(
+            Held(name="shared", values=shared // next(base.parameters()).element_size(), resident=shared, disk=None)
+        )
+    known = [row.disk for row in rows if row.disk is not None]
+    total = sum(row.values for row in rows)
+    return [*rows, Held(name="in all", values=total, resident=all_bytes, disk=sum(known) if known else None)]
 
 
 def memory_table(

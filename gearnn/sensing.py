@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import inference_mode
 
+from gearnn.choice import gear_of
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.distortions import Sensed
@@ -37,7 +38,7 @@ class SensingFacts:
     @property
     def share_right(self) -> float:
         """Share of the frames that ran with the gear of their true level."""
-        return self.used.get(_base_as_pristine(self.level), 0) / sum(self.used.values())
+        return self.used.get(gear_of(self.level), 0) / sum(self.used.values())
 
 
 @inference_mode()
@@ -64,12 +65,12 @@ def measure_sensing(
     used: Counter[DistortionLevel | None] = Counter()
     for index in range(len(samples)):
         chosen = _choose(gearbox, samples.encoded(index))
-        chosen = None if chosen is None else _base_as_pristine(chosen)
+        chosen = None if chosen is None else gear_of(chosen)
         used[chosen] += 1
         batch = problem.to(problem.collate([samples[index]]), compute)
         truth = problem.truths(batch)[0]
         predictions: dict[DistortionLevel, Any] = {}
-        for score, level in ((told, _base_as_pristine(samples.level)), (sensed, chosen or DistortionLevel())):
+        for score, level in ((told, gear_of(samples.level)), (sensed, chosen or DistortionLevel())):
             if level not in predictions:
                 with compute.autocast():
                     predictions[level] = problem.predict(gearbox.model(level), batch)[0]
@@ -87,8 +88,3 @@ def _choose(gearbox: GearBox, data: bytes) -> DistortionLevel | None:
     except SenseError:
         return None
     return gearbox.nearest(answer.level)
-
-
-def _base_as_pristine(level: DistortionLevel) -> DistortionLevel:
-    """All pristine levels as one, because one network runs at them."""
-    return DistortionLevel() if level.is_pristine else level

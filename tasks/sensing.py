@@ -35,7 +35,7 @@ def sense_levels(
     compute, done = compute_of(plan), 0
     boxes = {
         name: registry.load_gearbox(
-            plan.registered_base, None if together else name, "champion", device=compute.device, trust=trusted_by(plan)
+            plan.registered_base, None if together else name, "champion", compute=compute, trust=trusted_by(plan)
         )
         for name in groups
     }

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import nn
 
 from gearnn.adaptor import Adaptor
+from gearnn.choice import Policy
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import calibrate, encode, needs_calibration
@@ -174,8 +175,12 @@ def test_a_gearbox_of_every_kind_tells_scaled_streams_from_compressed_ones(
         assert (str(answer.sensed), str(answer.used)) == (level, level)
     stripped = strip(encode(photo, "resolution:scale=0.5"))
     assert str(gearbox.infer([stripped])[0].used) == "resolution:scale=0.5"
+    both = encode(photo, "resolution:scale=0.5+h264:crf=36")
     with pytest.raises(SenseError, match=r"it looks like resolution:scale=0.5 and h264:crf=36; choose a kind"):
-        gearbox.infer([encode(photo, "resolution:scale=0.5+h264:crf=36")])
+        gearbox.infer([both], policy=Policy(off_map="error"))
+    assert str(gearbox.infer([both], policy=Policy(off_map="base"))[0].used) == "pristine"
+    answer = gearbox.infer([both])[0]  # 36 of 51 CRF are farther than one of four octaves
+    assert (str(answer.used), answer.off_map) == ("h264:crf=36", "several distortions")
 
 
 def test_neighbours_of_a_combination_weigh_every_kind_by_its_range(tiny: nn.Module) -> None:

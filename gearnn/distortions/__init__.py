@@ -24,6 +24,7 @@ __all__ = [
     "Reference",
     "Sensed",
     "Sensor",
+    "ask",
     "calibrate",
     "codec_version",
     "decode",

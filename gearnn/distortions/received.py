@@ -34,6 +34,13 @@ class Received:
             )
         self.data = data
 
+    @classmethod
+    def of_image(cls, image: Image.Image) -> "Received":
+        """A frame that is decoded already; only kinds that look at pixels can sense it."""
+        received = cls(b"")
+        received.__dict__["image"] = to_rgb(image)
+        return received
+
     @property
     def is_jpeg(self) -> bool:
         """Whether the bytes start as a JPEG file does."""

@@ -7,7 +7,7 @@ from gearnn.distortions.kinds import Kind, Reference, Sensed, Values
 from gearnn.distortions.nearest import distance, nearest
 from gearnn.distortions.received import Received
 from gearnn.distortions.registry import kind_of
-from gearnn.errors import DataError, GearNNError, SenseError
+from gearnn.errors import DataError, GearNNError, SenseError, SeveralDistortionsError
 from gearnn.levels import DistortionLevel, LevelPart
 
 
@@ -107,7 +107,8 @@ def _the_one(answers: Sequence[Sensed]) -> Sensed:
     best = max(whole, key=lambda answer: len(answer.level.parts))
     if not set().union(*found) <= {part.kind for part in best.level.parts}:
         several = " and ".join(dict.fromkeys(str(part) for a in answers for part in _distorting(a.level)))
-        raise SenseError(f"expected one distortion, but it looks like {several}; choose a kind, or tell the level")
+        text = f"expected one distortion, but it looks like {several}; choose a kind, or tell the level"
+        raise SeveralDistortionsError(text, answers)
     return best
 
 

@@ -5,15 +5,16 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
+from gearnn.compute import Compute
 from gearnn.description import DESCRIPTION_FILE, open_description
 from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
+from gearnn.gears import Hold
 from gearnn.layers import fingerprint
 from gearnn.problem import Problem, restore_problem
 from gearnn.registry.versions import ADAPTOR_FILE, BASE_FILE, Version, adaptors, by_alias, get_version, unknown_level
@@ -32,13 +33,8 @@ def load_base(name: str, version: str | None = None, trust: Collection[str] = ()
             code that is not trusted.
     """
     found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
-    folder = _download(found)
-    description = open_description(folder, trust)
-    model = description.build(folder / BASE_FILE)
-    expected = found.tags[words.TAG_BASE_FINGERPRINT]
-    if fingerprint(model) != expected:
-        raise RegistryError(f"registry: {found.uri} is damaged, its weights do not have fingerprint {expected[:16]}...")
-    return model, restore_problem(description.problem), found
+    model, problem, _ = _open_base(found, trust)
+    return model, problem, found
 
 
 def load_adaptor(version: Version) -> Adaptor:
@@ -59,11 +55,13 @@ def load_gearbox(
     distortion: str | None,
     alias: str,
     problem: Problem | None = None,
-    device: torch.device | None = None,
+    compute: Compute | None = None,
     trust: Collection[str] = (),
+    hold: Hold = "views",
 ) -> GearBox:
     """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
-    model, registered_problem, version = load_base(base, trust=trust)
+    version = by_alias(base, words.CHAMPION)
+    model, registered_problem, weights = _open_base(version, trust)
     found = adaptors(base, distortion)
     unknown = {v.name: reason for v in found if (reason := unknown_level(v))}
     for name, reason in unknown.items():
@@ -79,7 +77,27 @@ def load_gearbox(
                 f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
             )
-    return GearBox(model.to(device), [load_adaptor(v) for v in chosen], problem or registered_problem)
+    return GearBox(
+        model if compute is None else compute.place(model),
+        [load_adaptor(v) for v in chosen],
+        problem or registered_problem,
+        hold=hold,
+        compute=compute,
+        base_disk=weights.stat().st_size,
+    )
+
+
+def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Problem, Path]:
+    """A base, its problem and the file of its weights."""
+    folder = _download(version)
+    description = open_description(folder, trust)
+    model = description.build(folder / BASE_FILE)
+    expected = version.tags[words.TAG_BASE_FINGERPRINT]
+    if fingerprint(model) != expected:
+        raise RegistryError(
+            f"registry: {version.uri} is damaged, its weights do not have fingerprint {expected[:16]}..."
+        )
+    return model, restore_problem(description.problem), folder / BASE_FILE
 
 
 def _download(version: Version) -> Path:

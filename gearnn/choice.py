@@ -1,0 +1,188 @@
+"""Which gear a frame gets: the level it has, the gears there are, and what to do where they do not meet.
+
+Three steps: what a frame's level is (:class:`gearnn.distortions.Sensor`, or a hint), which gear that
+means (:func:`choose`), and, within a stream, whether a change of gear is worth it (:class:`Steady`).
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from gearnn.distortions import Received, Sensed, Sensor, ask, distance, kind_of, nearest
+from gearnn.errors import GearError, LevelError, SenseError, SeveralDistortionsError
+from gearnn.levels import DistortionLevel
+
+OffMap = Literal["error", "base", "nearest"]
+"""What to do with a frame off the map: refuse it, run the base, or take the gear that is nearest all the same."""
+
+OFF_MAP: tuple[str, ...] = get_args(OffMap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What happens to frames that are off the map of a gearbox.
+
+    Off the map is a frame (a) farther from every gear of its kind than ``max_distance``; (b) with
+    several distortions that no adaptor combines; (c) of a kind without adaptors; (d) whose level cannot
+    be told. ``nearest`` takes for (a) the nearest gear, for (b) that of the distortion that stands
+    farthest from undistorted, as a share of its kind's range; at (c) and (d) nothing is near, and it is
+    an error, as with ``error``. ``base`` runs the base for all four.
+
+    Attributes:
+        off_map: see above.
+        max_distance: kind -> distance in the kind's unit (JPEG quality, CRF, octaves); other kinds have no limit.
+    """
+
+    off_map: OffMap = "nearest"
+    max_distance: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.off_map not in OFF_MAP:
+            raise GearError(f"off_map: expected {', '.join(OFF_MAP)}, but got {self.off_map!r}")
+        for kind, limit in self.max_distance.items():
+            kind_of(kind.partition("+")[0])
+            if not limit >= 0:
+                raise LevelError(f"max_distance of {kind}: expected a number of at least 0, but got {limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The gear for a frame.
+
+    Attributes:
+        sensed: level read from the input, or told; None where it cannot be told.
+        used: the supported level whose gear runs, a pristine one for the base.
+        misfit: how far the input was from the level sensed, in the kind's unit.
+        distance: from the level sensed to the one used, in the kind's unit; for a combination as a share of ranges.
+        off_map: why the frame is off the map; nothing where it is not.
+    """
+
+    sensed: DistortionLevel | None
+    used: DistortionLevel
+    misfit: float = 0.0
+    distance: float = 0.0
+    off_map: str = ""
+
+
+def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], policy: Policy) -> Choice:
+    """The gear for a level.
+
+    Args:
+        sensed: the level, or why it cannot be told.
+        gears: levels that have an adaptor.
+        policy: what to do off the map.
+
+    Raises:
+        SenseError: the level cannot be told, and the policy does not run the base then.
+        GearError: there is no gear that the policy allows.
+    """
+    if isinstance(sensed, SeveralDistortionsError) and policy.off_map == "nearest":
+        return replace(choose(_strongest(sensed), gears, policy), off_map="several distortions")
+    if isinstance(sensed, SenseError):
+        if policy.off_map != "base":
+            raise sensed
+        return Choice(sensed=None, used=DistortionLevel(), off_map="the level cannot be told")
+    level = sensed.level
+    try:
+        used = nearest(level, gears)
+    except GearError:
+        if policy.off_map != "base":
+            raise
+        return Choice(
+            sensed=level, used=DistortionLevel(), misfit=sensed.misfit, off_map=f"no adaptor for {level.kind}"
+        )
+    far = distance(level, used) if level.parts else 0.0
+    choice = Choice(sensed=level, used=used, misfit=sensed.misfit, distance=far)
+    limit = policy.max_distance.get(level.kind)
+    if limit is None or far <= limit:
+        return choice
+    if policy.off_map == "error":
+        raise GearError(f"{level} is {far:g} away from {used}, the nearest gear; expected at most {limit:g}")
+    reason = f"{far:.3g} away from {used}, more than {limit:g}"
+    return replace(choice, used=DistortionLevel() if policy.off_map == "base" else used, off_map=reason)
+
+
+def check_hint(hint: DistortionLevel, received: Received, gears: Collection[DistortionLevel]) -> None:
+    """Make sure that the bytes of a frame do not say another gear than a hint does.
+
+    Only kinds that write their level into bytes are asked; estimates from pixels contradict nobody.
+
+    Raises:
+        SenseError: the bytes tell another level, for which another gear runs.
+    """
+    kinds = [hint.parts[-1].kind] if hint.parts else sorted({gear.kind for gear in gears})
+    for kind in map(kind_of, (name for name in kinds if "+" not in name)):
+        if kind.sense is None:
+            continue
+        try:
+            told = ask(kind, received).level
+            if hint.parts:
+                told = DistortionLevel((*hint.parts[:-1], *told.parts))
+            theirs, ours = gear_of(nearest(told, gears)), gear_of(nearest(hint, gears))
+        except (SenseError, GearError):
+            continue
+        if theirs != ours:
+            raise SenseError(
+                f"expected a frame of {hint}, as the hint says, but its bytes say {told}; "
+                f"leave the hint out to go by the bytes, or tell the gearbox to trust it"
+            )
+
+
+class Steady:
+    """Hysteresis for one stream, so that a level that jitters between two gears does not shift with every frame.
+
+    A shift happens at once where the new gear is nearer by more than ``margin``, and else after
+    ``patience`` frames in a row that all ask for it. Between kinds it always happens at once.
+
+    Args:
+        margin: 1.0 asks for a gear that is at least twice as near as the present one.
+        patience: frames.
+    """
+
+    def __init__(self, *, margin: float = 1.0, patience: int = 5) -> None:
+        if margin < 0 or patience < 1:
+            raise GearError(f"expected a margin of at least 0 and a patience of at least 1, got {margin}, {patience}")
+        self.margin, self.patience = margin, patience
+        self._current: DistortionLevel | None = None
+        self._wanted: DistortionLevel | None = None
+        self._times = 0
+
+    def __call__(self, choice: Choice) -> Choice:
+        """The choice for the next frame of the stream, with the present gear where a shift is not worth it."""
+        current, wanted = self._current, gear_of(choice.used)
+        if current is None or wanted == current or choice.off_map or choice.sensed is None:
+            return self._shift(choice)
+        held = distance(choice.sensed, current) if choice.sensed.parts or current.parts else 0.0
+        self._times = self._times + 1 if wanted == self._wanted else 1
+        self._wanted = wanted
+        if held == float("inf") or choice.distance * (1.0 + self.margin) < held or self._times >= self.patience:
+            return self._shift(choice)
+        return replace(choice, used=current, distance=held)
+
+    def _shift(self, choice: Choice) -> Choice:
+        self._current, self._wanted, self._times = gear_of(choice.used), None, 0
+        return choice
+
+
+def gear_of(level: DistortionLevel) -> DistortionLevel:
+    """All pristine levels as one, because one network, the base, runs at them."""
+    return DistortionLevel() if level.is_pristine else level
+
+
+def sense_or_reason(sensor: Sensor, received: Received) -> Sensed | SenseError:
+    """What a sensor says of a frame, or why it cannot."""
+    try:
+        return sensor(received)
+    except SenseError as error:
+        return error
+
+
+def _strongest(several: SeveralDistortionsError) -> Sensed:
+    """Of several distortions the one that stands farthest from undistorted, as a share of its kind's range."""
+
+    def share(sensed: Sensed) -> float:
+        span = kind_of(sensed.level.parts[0].kind).span or 1.0
+        return distance(sensed.level, DistortionLevel()) / (span if len(sensed.level.parts) == 1 else 1.0)
+
+    strongest: Sensed = max(several.answers, key=share)
+    return strongest
