@@ -8,8 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_model
-from flows.terminal import command, console, counting, fail, preflight, print_table, progress_bars, read_file, running
+from flows import cli_data, cli_model, cli_stream
+from flows.terminal import (
+    command,
+    console,
+    counting,
+    fail,
+    preflight,
+    print_table,
+    progress_bars,
+    read_file,
+    running,
+    write_answer,
+)
 from gearnn.errors import GearNNError
 
 app = typer.Typer(
@@ -21,6 +32,8 @@ app = typer.Typer(
 app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_data.cache, name="cache")
 app.add_typer(cli_model.model, name="model")
+app.command()(cli_stream.stream)
+app.command()(cli_stream.present)
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="plan in YAML, see docs/plans.md")]
 
@@ -191,13 +204,18 @@ def infer(
     distortion: Annotated[str | None, typer.Option(help="use adaptors of this kind only")] = None,
     alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
     level: Annotated[str | None, typer.Option(help="tell the level where the bytes do not")] = None,
+    trust_level: Annotated[bool, typer.Option("--trust-level", help="even where the bytes say otherwise")] = False,
+    off_map: Annotated[str, typer.Option(help="frames without a fitting gear: error, base or nearest")] = "nearest",
+    memory: Annotated[bool, typer.Option("--memory", help="say what is resident")] = False,
 ) -> None:
     """Run images through the gearbox: sense each one's level, use the adaptor that fits."""
     with running():
+        from gearnn.choice import Policy
         from gearnn.errors import DataError
         from gearnn.files import telling_of_disks
         from gearnn.gearbox import GearBox
         from gearnn.levels import DistortionLevel
+        from gearnn.memory import memory_cells
 
         told = None if level is None else DistortionLevel.parse(level)
         targets = {file: output / f"{file.stem}.png" for file in files}
@@ -205,39 +223,29 @@ def infer(
             raise DataError("expected images of different names, because masks are named after them")
         with telling_of_disks(output):
             output.mkdir(parents=True, exist_ok=True)
+        policy = Policy(off_map=off_map)  # type: ignore[arg-type]
         gearbox = GearBox.from_registry(base, distortion, alias)
+        if memory:
+            print_table(memory_cells(gearbox.memory()), title=f"{base}: what is resident")
         status = 0
         for file, target in targets.items():
             try:
-                answer = gearbox.infer([read_file(file)], level=told)[0]
+                data = read_file(file)
+                answer = gearbox.infer([data], level=told, trust_level=trust_level, policy=policy)[0]
             except GearNNError as error:
                 status = max(status, error.exit_status)
                 fail(f"{file}: {error}")
                 continue
             assert gearbox.problem is not None, "a registered base has one"
             found = gearbox.problem.answer(answer.prediction)
-            wrote = _write_answer(found, target)
+            wrote = write_answer(found, target)
             how = f"sensed {answer.sensed} (misfit {answer.misfit:.3f})" if told is None else f"told {answer.sensed}"
-            used = "the base" if answer.used.is_pristine else answer.used
+            used = "the base" if answer.used.is_pristine else str(answer.used)
+            used += f" ({answer.distance:.3g} away)" if answer.distance else ""
+            used += f" ({answer.off_map})" if answer.off_map else ""
             console.print(f"{file}: {how}, used {used}: {found.text}; {wrote}", soft_wrap=True, highlight=False)
         if status:
             raise typer.Exit(status)
-
-
-def _write_answer(answer: Any, stem: Path) -> str:
-    """Write the mask and the facts of an answer beside each other; says where."""
-    import json
-
-    from PIL import Image
-
-    written = []
-    if answer.mask is not None:
-        Image.fromarray(answer.mask).save(stem.with_suffix(".png"))
-        written.append(f"mask in {stem.with_suffix('.png')}")
-    if answer.facts:
-        stem.with_suffix(".json").write_text(json.dumps(answer.facts) + "\n")
-        written.append(f"facts in {stem.with_suffix('.json')}")
-    return ", ".join(written)
 
 
 def _print_next(plan: Any, adapted: Any, seconds: float) -> None:

@@ -177,3 +177,19 @@ def read_file(file: Path) -> bytes:
 def fail(message: str) -> None:
     """Print an error as one line."""
     _errors.print(f"error: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
+
+
+def write_answer(answer: Any, stem: Path) -> str:
+    """Write the mask and the facts of an answer beside each other; says where."""
+    import json
+
+    from PIL import Image
+
+    written = []
+    if answer.mask is not None:
+        Image.fromarray(answer.mask).save(stem.with_suffix(".png"))
+        written.append(f"mask in {stem.with_suffix('.png')}")
+    if answer.facts:
+        stem.with_suffix(".json").write_text(json.dumps(answer.facts) + "\n")
+        written.append(f"facts in {stem.with_suffix('.json')}")
+    return ", ".join(written)

@@ -10,8 +10,9 @@
     │   ├── CodecError        a codec that a level needs: missing, or it refuses the frames
     │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
     │   ├── BoundError        a bound that no layer fits into
-    │   └── SenseError        the distortion level of these bytes cannot be told, or contradicts a hint
-    │       └── SeveralDistortionsError  they show several distortions, which no adaptor combines
+    │   ├── SenseError        the distortion level of these bytes cannot be told, or contradicts a hint
+    │   │   └── SeveralDistortionsError  they show several distortions, which no adaptor combines
+    │   └── StreamError       a source of frames: no such file, no manifest, an address that does not answer
     ├── AdaptorError          an adaptor file: another base, missing or wrong tensors
     ├── GearError             a level that this gearbox has no gear for
     ├── LevelsFailedError     a run in which some levels failed; the others are registered
@@ -67,6 +68,10 @@ class BoundError(InputError, ValueError):
 
 class SenseError(InputError, ValueError):
     """The distortion level of an input cannot be told from its bytes."""
+
+
+class StreamError(InputError):
+    """A stream cannot be opened, or one of its segments cannot be fetched."""
 
 
 class SeveralDistortionsError(SenseError):

@@ -49,14 +49,14 @@ _LOOKS = {
     words.GEARNN: ("#d7301f", "D", "-"),
     words.SWITCHING: ("#31a354", "P", "-"),
 }
-_WIDTH = 7.2  # inches; a page of the report, and of a paper
+WIDTH = 7.2  # inches; a page of the report, and of a paper
 
 
-_styled = matplotlib.rc_context(_STYLE)
+styled = matplotlib.rc_context(_STYLE)
 """Decorator: draws in the house's look, and leaves matplotlib's settings as they were."""
 
 
-@_styled
+@styled
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG and as SVG, the same bytes for the same figure."""
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
-@_styled
+@styled
 def as_svg(figure: Figure) -> str:
     """A figure as an SVG element."""
     content = io.StringIO()
@@ -78,7 +78,7 @@ def as_svg(figure: Figure) -> str:
     return content.getvalue()[content.getvalue().index("<svg") :]
 
 
-@_styled
+@styled
 def weight_change(tables: Mapping[str, pd.DataFrame], size: int) -> Figure:
     """Fig. 5: mean change of every layer after full fine-tuning, one panel a level.
 
@@ -106,7 +106,7 @@ def weight_change(tables: Mapping[str, pd.DataFrame], size: int) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def accuracy_over_levels(results: Results) -> Figure:
     """Fig. 10 to 12: accuracy over levels, one line a solution, stability training at its best setting only."""
     best = best_stability(results)
@@ -114,7 +114,7 @@ def accuracy_over_levels(results: Results) -> Figure:
     return _lines(results, {solution: _LOOKS[solution.name][0] for solution in shown})
 
 
-@_styled
+@styled
 def stability_grid(results: Results) -> Figure:
     """Fig. 13: stability training over (alpha, sigma), GearNN and the original DNN, over levels."""
     shown = [s for s in results.solutions if s.name in (words.ORIGINAL, words.STABILITY, words.GEARNN)]
@@ -146,7 +146,7 @@ def _lines(results: Results, colours: Mapping[Solution, Any]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def matrix(results: Results) -> Figure:
     """Every adaptor at every level: what a wrongly sensed level costs. The base is the last row."""
     trained = [level for level in results.levels if not DistortionLevel.parse(level).is_pristine]
@@ -174,7 +174,7 @@ def matrix(results: Results) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def accuracy_over_bound(results: Results, level: str, size: int) -> Figure:
     """Section 4.1: accuracy at one level over the adaptor's size, beside what else fits there.
 
@@ -208,7 +208,7 @@ def accuracy_over_bound(results: Results, level: str, size: int) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def frequency_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     """Fig. 4, 6, 7: luma response of every network in the first row, change against the first one below it.
 
@@ -245,7 +245,7 @@ def frequency_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def examples(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Frames and masks side by side: one row a level, one column a picture.
 
@@ -254,8 +254,8 @@ def examples(rows: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """
     columns = max(len(pictures) for pictures in rows.values())
     first = next(iter(next(iter(rows.values())).values()))
-    height = _WIDTH / columns * first.shape[0] / first.shape[1] + 0.24
-    figure = Figure(figsize=(_WIDTH, height * len(rows)), layout="constrained")
+    height = WIDTH / columns * first.shape[0] / first.shape[1] + 0.24
+    figure = Figure(figsize=(WIDTH, height * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
     for line, (level, pictures) in zip(panels, rows.items(), strict=True):
         for axes, (title, picture) in zip(line, pictures.items(), strict=False):
@@ -280,7 +280,7 @@ def best_stability(results: Results) -> list[Solution]:
 
 
 def _panels(number: int, *, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(_WIDTH, height * number), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * number), layout="constrained")
     return figure, list(figure.subplots(number, 1, squeeze=False, sharex=sharex)[:, 0])
 
 

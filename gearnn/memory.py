@@ -123,6 +123,24 @@ def held_by(
     return [*rows, Held(name="in all", values=total, resident=all_bytes, disk=sum(known) if known else None)]
 
 
+def memory_cells(rows: Sequence[Held]) -> list[tuple[str, ...]]:
+    """What a gearbox keeps as a table, headings first; shares are of the base's bytes."""
+    base = rows[0].resident
+    return [
+        ("", "values", "bytes resident", "share", "bytes on disk"),
+        *(
+            (
+                row.name,
+                f"{row.values:,}",
+                f"{row.resident:,}",
+                f"{100 * row.resident / base:.2f} %",
+                "" if row.disk is None else f"{row.disk:,}",
+            )
+            for row in rows
+        ),
+    ]
+
+
 def memory_table(
     model_size: int, bound: int, num_levels: int, kept: Mapping[str, tuple[int, int, int]]
 ) -> list[Memory]:

@@ -38,6 +38,19 @@ class Instances:
         boxes = np.array([_box(mask) for mask in masks], dtype=np.float32).reshape(-1, 4)
         return cls(masks=masks, labels=labels.astype(np.int64), boxes=boxes, crowd=np.zeros(len(labels), dtype=bool))
 
+    @classmethod
+    def of_masks(cls, numbers: np.ndarray, classes: np.ndarray) -> "Instances":
+        """Instances from two masks.
+
+        Args:
+            numbers: instance of every pixel, integer [H, W]; 0 for none.
+            classes: class of every pixel, integer [H, W]; an instance has the one that most of its pixels have.
+        """
+        found = [number for number in np.unique(numbers).tolist() if number != 0]
+        masks = np.array([numbers == number for number in found], dtype=bool).reshape(-1, *numbers.shape)
+        labels = np.array([np.bincount(classes[mask]).argmax() for mask in masks], dtype=np.int64)
+        return cls.of(masks, labels)
+
     def check(self, name: str, num_classes: int) -> None:
         """Make sure that a network can learn from these.
 
@@ -97,11 +110,7 @@ class WithInstances:
         Raises:
             DataError: a mask that cannot be used, or an instance without a class.
         """
-        numbers, classes = self._instances(index), self._dataset.target(index)
-        found = [number for number in np.unique(numbers).tolist() if number != 0]
-        masks = np.array([numbers == number for number in found], dtype=bool).reshape(-1, *numbers.shape)
-        labels = np.array([np.bincount(classes[mask]).argmax() for mask in masks], dtype=np.int64)
-        instances = Instances.of(masks, labels)
+        instances = Instances.of_masks(self._instances(index), self._dataset.target(index))
         instances.check(self._dataset.name(index), len(self.class_names))
         return instances
 

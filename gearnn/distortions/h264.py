@@ -73,6 +73,12 @@ def sense(received: Received) -> Sensed:
     return _sensed(crf, misfit)
 
 
+def x264_settings(data: bytes) -> bytes:
+    """x264's user data in a stream, which states its CRF; empty where there is none."""
+    stated = _SEI.search(data)
+    return b"" if stated is None else stated[0]
+
+
 def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:
     """Estimate the CRF of a stream that does not state it.
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gearnn.distortions import video
+from gearnn.distortions.video import Clip
 from gearnn.errors import DataError
 
 MAX_PIXELS = 1 << 26
@@ -41,6 +42,13 @@ class Received:
         received.__dict__["image"] = to_rgb(image)
         return received
 
+    @classmethod
+    def of_clip(cls, clip: Clip, data: bytes) -> "Received":
+        """A piece of a longer video that is decoded already, with the bytes that it came from."""
+        received = _DecodedClip(data)
+        received.__dict__["clip"] = clip
+        return received
+
     @property
     def is_jpeg(self) -> bool:
         """Whether the bytes start as a JPEG file does."""
@@ -58,7 +66,21 @@ class Received:
         Raises:
             DataError: the bytes are no clip, or a damaged one.
         """
+        if "clip" in self.__dict__:  # decoded already, as streams do
+            clip = self.clip
+            return video.Decoded(image=clip.frames[-1], codec=clip.codec, quantisers=clip.quantisers)
         return video.decode_video(self.data, MAX_PIXELS)
+
+    @cached_property
+    def clip(self) -> Clip:
+        """Every frame of the clip; of a still image, that one.
+
+        Raises:
+            DataError: the bytes cannot be decoded, or any frame is damaged or too large.
+        """
+        if self.is_video:
+            return video.decode_all(self.data, MAX_PIXELS)
+        return Clip(frames=(self.image,), times=(0.0,), codec="", quantisers=())
 
     @cached_property
     def image(self) -> Image.Image:
@@ -75,6 +97,18 @@ class Received:
         if "image" in self.__dict__:
             return self.image.size
         return video.size_of(self.data) if self.is_video else open_image(self.data).size
+
+
+class _DecodedClip(Received):
+    @property
+    def is_video(self) -> bool:
+        """True, whatever the bytes start with: containers store streams in pieces that do not stand alone."""
+        return True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the last frame."""
+        return self.clip.frames[-1].size
 
 
 def decode(data: bytes) -> Image.Image:

@@ -62,6 +62,23 @@ class Decoded:
     quantisers: tuple[Quantisers, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Every frame of a clip.
+
+    Attributes:
+        frames: RGB, in the order of showing.
+        times: seconds from the first frame.
+        codec: name of the codec, ``h264``.
+        quantisers: of every frame, for H.264; empty for other codecs.
+    """
+
+    frames: tuple[Image.Image, ...]
+    times: tuple[float, ...]
+    codec: str
+    quantisers: tuple[Quantisers, ...]
+
+
 def is_video(data: bytes) -> bool:
     """Whether bytes start as an H.264 elementary stream, MP4, Matroska or an MPEG transport stream do."""
     return _is_elementary(data) or _container(data) is not None
@@ -93,7 +110,7 @@ def encode_h264(
         CodecError: PyAV or its libx264 is missing, or refuses the frames.
         DataError: the frames' size does not suit the chroma format, or differs among them.
     """
-    av = _av()
+    av = av_library()
     width, height = size or frames[0].size
     _check_sizes(frames, width, height, pixels)
     try:
@@ -150,6 +167,69 @@ def decode_video(data: bytes, max_pixels: int) -> Decoded:
         return Decoded(image=last.to_image(), codec=codec, quantisers=tuple(quantisers))
 
 
+def decode_all(data: bytes, max_pixels: int) -> Clip:
+    """Every frame of a clip, with times; arguments and errors as for :func:`decode_video`.
+
+    Raises:
+        DataError: also where any frame is damaged or cut off.
+    """
+    gathered = Gatherer()
+    for codec, frame in _frames(data, {"export_side_data": "venc_params", "max_pixels": str(max_pixels)}):
+        gathered.add(codec, frame)
+    with _telling(data):
+        return gathered.clip()
+
+
+class Gatherer:
+    """Collects decoded frames, PyAV's, of one clip."""
+
+    def __init__(self) -> None:
+        self._frames: list[Any] = []
+        self._codec, self._pixels = "", 0
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def add(self, codec: str, frame: Any) -> None:
+        """Keep one frame.
+
+        Raises:
+            DataError: it is damaged, or the clip has too many pixels in all.
+        """
+        if frame.is_corrupt:
+            raise DataError(f"expected a whole video, but frame {len(self)} is damaged or cut off")
+        self._codec = codec
+        self._pixels += frame.width * frame.height
+        if self._pixels > _MOST_CLIP_PIXELS:
+            raise DataError(f"expected a clip of at most {_MOST_CLIP_PIXELS:,} pixels in all, but got more")
+        self._frames.append(frame)
+
+    def clip(self) -> Clip:
+        """What was collected.
+
+        Raises:
+            DataError: nothing was.
+        """
+        if not self._frames:
+            raise DataError("expected a video, but it holds no frame")
+        quantisers = [
+            _quantisers(frame, d)
+            for frame in self._frames
+            for d in (frame.side_data if self._codec == "h264" else ())
+            if d.type.name == "VIDEO_ENC_PARAMS"
+        ]
+        start = self._frames[0].time
+        return Clip(
+            frames=tuple(frame.to_image() for frame in self._frames),
+            times=tuple(
+                i / _FRAME_RATE if frame.time is None or start is None else frame.time - start
+                for i, frame in enumerate(self._frames)
+            ),
+            codec=self._codec,
+            quantisers=tuple(quantisers),
+        )
+
+
 def size_of(data: bytes) -> tuple[int, int]:
     """(width, height) of a clip's frames, from the stream's parameters; no frame is decoded.
 
@@ -160,7 +240,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     container = _container(data)
     if container is None:
         return size_of_stream(data)
-    with _telling(data), _av().open(io.BytesIO(data), format=container) as file:
+    with _telling(data), av_library().open(io.BytesIO(data), format=container) as file:
         for stream in file.streams.video:
             if stream.codec_context is not None and stream.codec_context.width:
                 return stream.codec_context.width, stream.codec_context.height
@@ -182,7 +262,7 @@ def _encoder_build() -> str:
 
 def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """(name of the codec, frame) of every frame, in the order of showing."""
-    av = _av()
+    av = av_library()
     container = _container(data)
     with _telling(data):
         if container is None:
@@ -260,7 +340,12 @@ def _container(data: bytes) -> str | None:
 
 
 @cache
-def _av() -> ModuleType:
+def av_library() -> ModuleType:
+    """PyAV.
+
+    Raises:
+        CodecError: it is missing.
+    """
     try:
         import av
     except ImportError as error:

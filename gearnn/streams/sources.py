@@ -1,0 +1,86 @@
+"""Streams from files: a video, a folder of segments, or a manifest; as an iterator of segments."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gearnn.distortions import Received
+from gearnn.errors import GearNNError, StreamError
+from gearnn.streams.dash import Presentation
+from gearnn.streams.media import read_video
+from gearnn.streams.player import Choose, RateBased, play
+from gearnn.streams.segment import Segment
+
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
+_CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".ts", ".mov"}
+
+
+def open_source(
+    source: str, *, choose: Choose | None = None, frame_rate: float = 25.0, live_seconds: float | None = None
+) -> Iterator[Segment]:
+    """Open a stream.
+
+    Args:
+        source: a video file, an address that FFmpeg reads (``rtsp://``, ``tcp://``, ``http://...mp4``), a
+            folder of segments in the order of their names (clips or images), or a DASH manifest
+            (``.mpd``, a path or an address).
+        choose: which representation of a manifest to fetch next; None takes :class:`RateBased`.
+        frame_rate: of images in a folder.
+        live_seconds: when to stop following a live manifest; None follows it to its end.
+
+    Raises:
+        StreamError: no such source, or nothing in it.
+    """
+    address = urlsplit(source)
+    if address.path.endswith(".mpd"):
+        return play(Presentation.open(source), choose or RateBased(), live_seconds=live_seconds)
+    if len(address.scheme) > 1:  # a drive letter is none
+        return read_video(source)
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, frame_rate)
+    if not path.is_file():
+        raise StreamError(
+            f"{source}: expected a video file, a folder of segments or a manifest (.mpd), but there is none"
+        )
+    if path.suffix.lower() in _IMAGES:
+        raise StreamError(f"{source}: expected a stream, but this is an image; `gearnn infer` takes images")
+    return read_video(source)
+
+
+def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
+    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS), key=_natural)
+    first = next((file for file in files if file.stem.lower().startswith("init")), None)
+    files = [file for file in files if file is not first]
+    if not files:
+        raise StreamError(f"{folder}: expected segments ({', '.join(sorted(_IMAGES | _CLIPS))}), but there are none")
+    start_bytes = b"" if first is None else first.read_bytes()
+    return _read(files, lambda file: start_bytes if file.suffix.lower() == ".m4s" else b"", 1.0 / frame_rate)
+
+
+def _read(files: list[Path], prefix: Callable[[Path], bytes], still: float) -> Iterator[Segment]:
+    start, length = 0.0, still
+    for file in files:
+        try:
+            received = Received(prefix(file) + file.read_bytes())
+        except OSError as error:
+            yield Segment(name=file.stem, start=start, received=None, lost=str(error))
+        else:
+            yield Segment(name=file.stem, start=start, received=received)
+            length = _length(received, still)
+        start += length
+
+
+def _length(received: Received, still: float) -> float:
+    """Seconds that a segment lasts; of one that cannot be decoded, as its consumer will find, one frame."""
+    try:
+        times = received.clip.times
+    except GearNNError:
+        return still
+    return times[-1] + (times[-1] / (len(times) - 1) if len(times) > 1 else still)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Names with numbers in the order of the numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower()) if part]

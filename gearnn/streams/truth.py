@@ -1,0 +1,61 @@
+"""Truth for the frames of a stream, from masks in a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gearnn.datasets.instances import Instances
+from gearnn.errors import StreamError
+from gearnn.problem import Problem
+
+
+class Truth:
+    """Masks by the names of frames: ``masks/<segment>-<k>.png``, or ``masks/<segment>.png`` where k is 0.
+
+    ``<segment>`` is a segment's name: the name of its file in a folder, its number of five digits in a
+    manifest, the number of its first frame of six digits in a video; k counts its frames from 0. For
+    instances there is a folder ``instances`` beside, with the number of the instance in every pixel.
+
+    Args:
+        folder: that holds ``masks``.
+        problem: says whether truth is classes of pixels or instances.
+
+    Raises:
+        StreamError: no such folder, or a problem whose truth is not in masks.
+    """
+
+    def __init__(self, folder: str | Path, problem: Problem) -> None:
+        self._folder, self._kind = Path(folder), problem.truth
+        if problem.truth == "class":
+            raise StreamError(f"{folder}: expected a problem with masks as truth, but the base classifies whole frames")
+        wanted = ("masks", "instances") if problem.truth == "instances" else ("masks",)
+        for name in wanted:
+            if not (self._folder / name).is_dir():
+                raise StreamError(f"{folder}: expected a folder {name} with the truth of frames, but there is none")
+
+    def __call__(self, segment: str, index: int) -> Any:
+        """The truth of frame ``index`` of a segment, as the problem takes it; None where there is none.
+
+        Raises:
+            StreamError: the file is no mask.
+        """
+        names = [f"{segment}-{index}.png", *([f"{segment}.png"] if index == 0 else [])]
+        name = next((name for name in names if (self._folder / "masks" / name).is_file()), None)
+        if name is None:
+            return None
+        classes = self._read(self._folder / "masks" / name)
+        if self._kind == "classes":
+            return classes
+        return Instances.of_masks(self._read(self._folder / "instances" / name), classes)
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                mask = np.array(image)
+        except OSError as error:
+            raise StreamError(f"{path}: expected a mask: {' '.join(str(error).split())}") from error
+        if mask.ndim != 2:
+            raise StreamError(f"{path}: expected a mask of one channel, but got {image.mode}")
+        return mask
