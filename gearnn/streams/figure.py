@@ -1,5 +1,6 @@
 """A session over time: accuracy, the level that ran, and the bandwidth."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,6 +76,13 @@ def _rates(axes: Axes, records: Sequence[FrameRecord]) -> None:
     for record in records:
         first.setdefault(record.segment, record)
     measured: list[Any] = [r for r in first.values() if r.throughput]
-    axes.step([r.time for r in measured], [r.throughput for r in measured], where="post", color=_LINE, lw=1)
+    times = [r.time for r in measured]
+    axes.step(times, [r.throughput for r in measured], where="post", color=_LINE, lw=1, label="throughput")
+    chosen = [r.bandwidth or math.nan for r in measured]
+    axes.step(times, chosen, where="post", color=_BASE, lw=1, ls="--", label="needed by the representation")
     axes.set_yscale("log")
-    axes.set_ylabel("throughput, kbit/s")
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
+    axes.tick_params(axis="y", which="minor", labelsize=6)
+    axes.set_ylabel("kbit/s")
+    axes.legend(loc="best", fontsize=8, ncols=2)

@@ -31,6 +31,7 @@ class FrameRecord:
         frame: number within the segment; None for a segment that was skipped.
         representation: id of its DASH representation.
         throughput: at which its segment was fetched, in kbit/s; None where that was not measured.
+        bandwidth: that the representation declares, in kbit/s.
         sensed: level read from the segment; None where it cannot be told.
         used: level whose gear ran; "pristine" for the base.
         distance: between the two, in the kind's unit.
@@ -48,6 +49,7 @@ class FrameRecord:
     frame: int | None = None
     representation: str = ""
     throughput: float | None = None
+    bandwidth: float | None = None
     sensed: str | None = None
     used: str | None = None
     distance: float = 0.0
@@ -202,5 +204,6 @@ class Session:
             segment=segment.name,
             representation=segment.representation,
             throughput=segment.throughput or None,
+            bandwidth=segment.bandwidth or None,
             **facts,
         )
