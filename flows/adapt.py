@@ -18,8 +18,8 @@ from tasks.finetune import full_finetune, partial_finetune
 from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
 from tasks.progress import expect_steps, stopping_work
-from tasks.records import Adapted, Base, Data, Row
-from tasks.register import register_adaptor, register_base
+from tasks.records import Adapted, Base, Data, Registered, Row
+from tasks.register import register_adaptor, register_base, register_gearbox
 from tasks.report import write_report
 from tasks.sensitivity import measure_sensitivity
 
@@ -65,12 +65,15 @@ def adapt_flow(plan: Plan) -> Adapted:
     except Exception as error:  # without the control nothing can be told of any level
         raise LevelsFailedError(f"pristine control: {type(error).__name__}: {error}") from error
     rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
+    gearbox = None
     if rows:
-        rows = _register(plan, base, data, rows, failures)
+        rows, gearbox = _register(plan, base, data, rows, failures)
     report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
     if failures:
         raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()))
-    return Adapted(base=base, data=data, pristine=pristine_score.result(), rows=tuple(rows), report=report)
+    return Adapted(
+        base=base, data=data, pristine=pristine_score.result(), rows=tuple(rows), report=report, gearbox=gearbox
+    )
 
 
 def _gather(
@@ -90,8 +93,14 @@ def _gather(
     return rows, failures
 
 
-def _register(plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dict[str, str]) -> list[Row]:
-    """One after the other: MLflow numbers the versions of a model by counting, and two at once collide."""
+def _register(
+    plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dict[str, str]
+) -> tuple[list[Row], Registered | None]:
+    """One after the other: MLflow numbers the versions of a model by counting, and two at once collide.
+
+    Returns:
+        The rows with their versions, and the base with all of its champions as one version.
+    """
     registered_base = register_base(plan, base, data)
     done = []
     for row in rows:
@@ -101,4 +110,8 @@ def _register(plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures:
         except Exception as error:  # its results are stored, the report has them, and a later run registers them
             failures[row.level] = f"{type(error).__name__}: {error}"
             done.append(row)
-    return done
+    try:
+        return done, register_gearbox(registered_base)
+    except Exception as error:  # adaptors are registered all the same
+        failures["gearbox"] = f"{type(error).__name__}: {error}"
+        return done, None

@@ -195,6 +195,22 @@ def adaptors(
 
 
 @app.command()
+def bundle(
+    base: Annotated[str, typer.Argument(help="name of the registered base, see `gearnn adaptors`")],
+    alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
+) -> None:
+    """Register a base with its adaptors as one model to be served; `gearnn adapt` does so at its end."""
+    with running():
+        from gearnn import registry
+
+        version = registry.register_gearbox(base, alias)
+        print_table(
+            [("level", "version"), *registry.contents(version)], title=f"{version.name} version {version.version}"
+        )
+        console.print(f"serve: {_serve(version.name)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def infer(
     base: Annotated[str, typer.Argument(help="name of the registered base, see `gearnn adaptors`")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="encoded images or clips")],
@@ -258,7 +274,18 @@ def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     gearnn = command("gearnn")
     print(f"report:    {os.path.relpath(adapted.report)}")
     print(f"registry:  {tracking.ui_command().replace('mlflow ui', command('mlflow') + ' ui')}")
+    if adapted.gearbox is not None:
+        print(f"serve:     {trust}{_serve(adapted.gearbox.name)}")
     print(f"next:      {gearnn} adaptors; {trust}{gearnn} infer {plan.registered_base} IMAGE.jpg")
+
+
+def _serve(name: str) -> str:
+    from gearnn import tracking
+
+    return (
+        f"MLFLOW_TRACKING_URI={tracking.tracking_uri()} {command('mlflow')} models serve "
+        f"-m models:/{name}@champion --env-manager local --port 5001"
+    )
 
 
 def main() -> None:

@@ -1,58 +1,98 @@
-"""Bases and adaptors as MLflow serves them: encoded images in, predictions out.
+"""Bases, adaptors and gearboxes as MLflow serves them: encoded images in, predictions out.
 
 Loading runs no pickled code, and code that a base names only from packages in ``GEARNN_TRUST``.
 """
 
+import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from gearnn.adaptor import Adaptor
+from gearnn.choice import Policy
+from gearnn.compute import Compute
 from gearnn.description import DESCRIPTION_FILE, open_description
-from gearnn.gearbox import GearBox
+from gearnn.errors import GearNNError
+from gearnn.gearbox import GearBox, Inference
 from gearnn.levels import DistortionLevel
 from gearnn.problem import restore_problem
-from gearnn.registry import ADAPTOR_FILE, BASE_FILE, IMAGE_COLUMN, load_base
+from gearnn.registry import ADAPTOR_FILE, ADAPTORS_FOLDER, BASE_FILE, IMAGE_COLUMN, load_base
 
 
 def _load_pyfunc(data_path: str) -> "Predictor":
-    """What MLflow calls to load a base or an adaptor as a pyfunc."""
-    folder = Path(data_path)
-    description = json.loads((folder / DESCRIPTION_FILE).read_text())
+    """What MLflow calls to load a base, an adaptor or a gearbox as a pyfunc; on a GPU where there is one."""
+    folder, compute = Path(data_path), Compute.resolve("auto", "fp32")
     if (folder / ADAPTOR_FILE).is_file():
         adaptor = Adaptor.load(folder / ADAPTOR_FILE)
-        name, version = description["base_uri"].removeprefix("models:/").split("/")
+        uri = json.loads((folder / DESCRIPTION_FILE).read_text())["base_uri"]
+        name, version = uri.removeprefix("models:/").split("/")
         base, problem, _ = load_base(name, version)
-        return Predictor(GearBox(base, [adaptor], problem), adaptor.level)
+        return Predictor(GearBox(compute.place(base), [adaptor], problem, compute=compute), adaptor.level)
     facts = open_description(folder)
-    base = facts.build(folder / BASE_FILE)
-    return Predictor(GearBox(base, [], restore_problem(facts.problem)), DistortionLevel())
+    base = compute.place(facts.build(folder / BASE_FILE))
+    paths = sorted((folder / ADAPTORS_FOLDER).glob("*.safetensors"))
+    gearbox = GearBox(base, map(Adaptor.load, paths), restore_problem(facts.problem), compute=compute)
+    return Predictor(gearbox, None if paths else DistortionLevel())
 
 
 class Predictor:
-    """A base or an adaptor as MLflow runs it: encoded images in, one prediction a frame out."""
+    """A base, an adaptor or a gearbox as MLflow runs it: encoded images in, one answer a frame out.
 
-    def __init__(self, gearbox: GearBox, level: DistortionLevel) -> None:
+    Args:
+        gearbox: with a problem.
+        level: at which every frame runs; None senses each frame's own.
+    """
+
+    def __init__(self, gearbox: GearBox, level: DistortionLevel | None) -> None:
         self.gearbox, self.level = gearbox, level
 
-    def predict(self, model_input: pd.DataFrame | Sequence[bytes], params: object = None) -> list[Any]:
-        """Predictions of encoded images, at this model's own level.
+    def predict(
+        self, model_input: pd.DataFrame | Sequence[bytes], params: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        """Answers for encoded images; an image that cannot be used has an ``error`` instead.
 
         Args:
             model_input: a column ``image`` with the bytes of image files, or a list of them.
-            params: not used; MLflow passes it.
+            params: of a gearbox: ``level`` tells the level of all images where their bytes do not;
+                ``off_map`` is what :class:`gearnn.choice.Policy` takes. Empty texts count as absent.
+
+        Returns:
+            A dictionary a frame: ``level``, whose gear ran; ``sensed``; ``distance`` between the two;
+            ``off_map``, why the frame is off the map; ``mask``, a PNG file (over HTTP in base64), where
+            the problem has masks; and the problem's facts, such as ``objects``.
         """
         frames: Iterable[bytes] = model_input[IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
-        answers = self.gearbox.infer([bytes(frame) for frame in frames], level=self.level)
-        return [self._plain(answer.prediction) for answer in answers]
+        told = {name: value for name, value in (params or {}).items() if value}
+        answers = self.gearbox.answers(
+            [bytes(frame) for frame in frames],
+            level=told.get("level") if self.level is None else self.level,
+            trust_level=self.level is not None,
+            policy=Policy(off_map=told.get("off_map", "nearest")),
+        )
+        return [self._plain(answer) for answer in answers]
 
-    def _plain(self, prediction: Any) -> Any:
-        """A mask as an array; where there are facts too, a dictionary of both."""
-        assert self.gearbox.problem is not None, "a registered base has one"
-        answer = self.gearbox.problem.answer(prediction)
-        if not answer.facts:
-            return answer.text if answer.mask is None else answer.mask
-        return dict(answer.facts) if answer.mask is None else {"mask": answer.mask, **answer.facts}
+    def _plain(self, answer: Inference | GearNNError) -> dict[str, Any]:
+        if isinstance(answer, GearNNError):
+            return {"error": str(answer)}
+        found = self.gearbox.known_problem.answer(answer.prediction)
+        plain = {
+            "level": str(answer.used),
+            "sensed": None if answer.sensed is None else str(answer.sensed),
+            "distance": answer.distance,
+            "off_map": answer.off_map,
+            **found.facts,
+        }
+        if found.mask is not None:
+            plain["mask"] = _as_png(found.mask)
+        return plain if found.mask is not None or found.facts else plain | {"answer": found.text}
+
+
+def _as_png(mask: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(mask).save(content, format="PNG")
+    return content.getvalue()

@@ -66,6 +66,9 @@ TAG_LOGGED_MODEL: Final = "gearnn.logged_model"
 TAG_IDENTITY: Final = "gearnn.identity"
 """sha256 of what a version was made from; the same identity is registered once."""
 
+TAG_ADAPTORS: Final = "gearnn.adaptors"
+"""JSON of a gearbox: level -> URI of the adaptor's version."""
+
 TAG_FIGURE: Final = "gearnn.figure"
 """Name of the figure that decides about a version; versions of GearNN 0.1 without it were scored by mIoU."""
 

@@ -143,7 +143,7 @@ class Registered(Record):
     """A version in the registry.
 
     Attributes:
-        level: q, or empty for the base.
+        level: q, or empty for a base or a gearbox.
         name: of the registered model.
         version: number.
         champion: number of the version that is champion now.
@@ -186,6 +186,7 @@ class Adapted(Record):
         pristine: score of the base on undistorted frames.
         rows: one a level, in the plan's order.
         report: path of the report.
+        gearbox: the base with all of its champions as one version; None where it could not be registered.
     """
 
     base: Base
@@ -193,6 +194,7 @@ class Adapted(Record):
     pristine: Score
     rows: tuple[Row, ...]
     report: str
+    gearbox: Registered | None = None
 
 
 class Entrant(Record):

@@ -50,6 +50,13 @@ def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered,
     return Registered(level=row.level, name=version.name, version=version.version, champion=champion.version)
 
 
+@task(name="register gearbox", task_run_name="register gearbox {registered.name}")
+def register_gearbox(registered: Registered) -> Registered:
+    """The base with all of its champions as one version to be served; the same set is registered once."""
+    version = registry.register_gearbox(registered.name)
+    return Registered(level="", name=version.name, version=version.version, champion=version.version)
+
+
 _ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark"}
 """Keys of a plan that say where it runs, where results lie, and what they are compared with."""
 

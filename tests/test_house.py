@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY
 ONLY = {
     "mlflow": {
         "gearnn/registry/loading.py",
-        "gearnn/registry/registering.py",
+        "gearnn/registry/logged.py",
         "gearnn/registry/versions.py",
         "gearnn/tracking.py",
     },

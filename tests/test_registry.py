@@ -1,4 +1,6 @@
+import io
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -129,11 +131,53 @@ def test_versions_load_as_pyfuncs_without_pickle(
     frame = encode(photo, "jpeg:quality=10")
     predicted = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"image": [frame]}))
     expected = GearBox(models.model, [adaptor], models.problem).infer([frame])[0].prediction
-    assert np.array_equal(predicted[0], expected)
+    assert np.array_equal(mask_of(predicted[0]), expected)
+    assert (predicted[0]["level"], predicted[0]["sensed"]) == ("jpeg:quality=10", "jpeg:quality=10")
     base = mlflow.pyfunc.load_model(models.base.uri).predict(pd.DataFrame({"image": [frame]}))
     assert np.array_equal(
-        base[0], GearBox(models.model, [], models.problem).infer([frame], level="pristine")[0].prediction
+        mask_of(base[0]), GearBox(models.model, [], models.problem).infer([frame], level="pristine")[0].prediction
     )
+
+
+def mask_of(answer: dict[str, Any]) -> np.ndarray:
+    """The mask that a served model sends."""
+    return np.asarray(Image.open(io.BytesIO(answer["mask"])))
+
+
+def test_a_gearbox_is_one_model_whose_versions_follow_the_champions(
+    models: Registry, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    with pytest.raises(RegistryError, match=f"models:/{NAME}/1 has no adaptor that is champion"):
+        registry.register_gearbox(NAME)
+    for level, names in (("jpeg:quality=10", ["seg"]), ("jpeg:quality=30", ["base.0.1"])):
+        models.register(models.adaptor(level, names), 50.0)
+    first = registry.register_gearbox(NAME)
+    assert (first.name, first.version, first.aliases) == (f"{NAME}.gearbox", "1", ("champion",))
+    assert registry.register_gearbox(NAME).version == "1"
+    assert dict(registry.contents(first)) == {
+        "base": f"{NAME}/1",
+        "jpeg:quality=10": f"{NAME}.jpeg-quality-10/1",
+        "jpeg:quality=30": f"{NAME}.jpeg-quality-30/1",
+    }
+    models.register(models.adaptor("jpeg:quality=10", ["base.1.1"]), 51.0)
+    second = registry.register_gearbox(NAME)
+    assert (second.version, registry.get_version(first.name, "1").aliases) == ("2", ())
+    entity = tracking.client().get_model_version(second.name, "2")
+    assert f"[{NAME}.jpeg-quality-10 version 2](#/models/{NAME}.jpeg-quality-10/versions/2)" in entity.description
+    frames = [encode(photo, "jpeg:quality=12"), b"no image", encode(photo, "jpeg:quality=95")]
+    served = mlflow.pyfunc.load_model(f"models:/{NAME}.gearbox@champion")
+    answers = served.predict(pd.DataFrame({"image": frames}))
+    ours = GearBox.from_registry(NAME).answers(frames)
+    assert [a.get("level") for a in answers] == ["jpeg:quality=10", None, "pristine"]
+    assert answers[1] == {"error": str(ours[1])}
+    for answer, own in zip(answers[::2], ours[::2], strict=True):
+        assert np.array_equal(mask_of(answer), own.prediction)
+        assert (answer["sensed"], answer["distance"]) == (str(own.sensed), own.distance)
+    (refused,) = served.predict(pd.DataFrame({"image": frames[:1]}), params={"level": "jpeg:quality=90"})
+    assert "as the hint says, but its bytes say jpeg:quality=12" in refused["error"]
+    files = {path.suffix for path in Path(mlflow.artifacts.download_artifacts(second.uri)).rglob("*") if path.is_file()}
+    assert files <= {"", ".safetensors", ".json", ".yaml", ".txt"}
 
 
 def test_curves_and_scores_stand_on_the_versions_run(models: Registry) -> None:

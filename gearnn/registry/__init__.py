@@ -1,15 +1,18 @@
 """The MLflow model registry: bases, and for every base and level a model with one version a retraining.
 
-A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``. A version of an adaptor
+A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``, and the base with all of its
+adaptors in use ``<base>.gearbox``. A version of an adaptor
 names the exact version of its base in its tags, in its logged model's inputs, in the metadata of its
 MLmodel file and in its description. Weights are safetensors; loading runs no pickled code, and no code that a
 base names but from trusted packages.
 """
 
+from gearnn.registry.bundling import contents, gearbox_name, register_gearbox
 from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
 from gearnn.registry.registering import promote, register_adaptor, register_base
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
+    ADAPTORS_FOLDER,
     BASE_FILE,
     IMAGE_COLUMN,
     Version,
@@ -21,13 +24,16 @@ from gearnn.registry.versions import (
 )
 
 __all__ = [
+    "ADAPTORS_FOLDER",
     "ADAPTOR_FILE",
     "BASE_FILE",
     "IMAGE_COLUMN",
     "Version",
     "adaptors",
     "by_alias",
+    "contents",
     "find",
+    "gearbox_name",
     "get_version",
     "load_adaptor",
     "load_base",
@@ -36,4 +42,5 @@ __all__ = [
     "promote",
     "register_adaptor",
     "register_base",
+    "register_gearbox",
 ]

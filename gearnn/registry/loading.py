@@ -44,10 +44,19 @@ def load_adaptor(version: Version) -> Adaptor:
         RegistryError: its bytes are not those that were registered.
         AdaptorError: the file is damaged.
     """
-    path = _download(version) / ADAPTOR_FILE
+    return Adaptor.load(adaptor_file(version))
+
+
+def adaptor_file(version: Version) -> Path:
+    """The file of an adaptor's version.
+
+    Raises:
+        RegistryError: its bytes are not those that were registered.
+    """
+    path = download(version) / ADAPTOR_FILE
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version.tags[words.TAG_SHA256]:
         raise RegistryError(f"registry: {version.uri} is damaged, its file does not have the registered sha256")
-    return Adaptor.load(path)
+    return path
 
 
 def load_gearbox(
@@ -72,7 +81,7 @@ def load_gearbox(
         raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
     chosen = [by_alias(name, alias) for name in names]
     for adaptor in chosen:
-        if not _is_of(adaptor, version):
+        if not is_of(adaptor, version):
             raise RegistryError(
                 f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
@@ -89,7 +98,7 @@ def load_gearbox(
 
 def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Problem, Path]:
     """A base, its problem and the file of its weights."""
-    folder = _download(version)
+    folder = download(version)
     description = open_description(folder, trust)
     model = description.build(folder / BASE_FILE)
     expected = version.tags[words.TAG_BASE_FINGERPRINT]
@@ -100,7 +109,7 @@ def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Pro
     return model, restore_problem(description.problem), folder / BASE_FILE
 
 
-def _download(version: Version) -> Path:
+def download(version: Version) -> Path:
     """Folder with the files of a version."""
     tracking.client()
     import mlflow
@@ -112,7 +121,7 @@ def _download(version: Version) -> Path:
     return folder
 
 
-def _is_of(adaptor: Version, base: Version) -> bool:
+def is_of(adaptor: Version, base: Version) -> bool:
     """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
     same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
     identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)

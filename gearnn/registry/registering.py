@@ -5,17 +5,15 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.description import DESCRIPTION_FILE, BaseDescription
+from gearnn.description import BaseDescription
 from gearnn.errors import RegistryError
+from gearnn.registry.logged import fill, identity_of, log_and_register
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
     BASE_FILE,
-    IMAGE_COLUMN,
     Version,
     by_alias,
     find,
@@ -23,8 +21,6 @@ from gearnn.registry.versions import (
     metrics,
     set_alias,
 )
-
-_REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
 
 def register_base(
@@ -40,7 +36,7 @@ def register_base(
         run_id: the run it belongs to.
         num_values: size of the network in values.
     """
-    identity = _identity(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
+    identity = identity_of(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
     version = find(name, identity) or _register_base(
         name, weights, base_fingerprint, description, run_id, num_values, identity
     )
@@ -64,9 +60,9 @@ def _register_base(
         words.TAG_IDENTITY: identity,
     }
     with tempfile.TemporaryDirectory() as folder:
-        data = _fill(Path(folder) / "base", {BASE_FILE: weights}, description.to_json())
+        data = fill(Path(folder) / "base", {BASE_FILE: weights}, description.to_json())
         text = f"Base `{description.network}`, {num_values:,} values, fingerprint `{base_fingerprint}`."
-        return _log_and_register(name, "base", data, run_id, tags, text)
+        return log_and_register(name, "base", data, run_id, tags, text)
 
 
 def register_adaptor(
@@ -109,9 +105,9 @@ def register_adaptor(
         **tags,
     }
     with tempfile.TemporaryDirectory() as folder:
-        data = _fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
+        data = fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
         link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
-        version = _log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", base=base)
+        version = log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", inputs=[base])
     set_alias(name, words.CHALLENGER, version.version)
     return version
 
@@ -148,60 +144,3 @@ def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool
         return False
     held, offered = metrics(champion).get(metric), metrics(candidate).get(metric)
     return held is not None and (offered is None or not offered > held)
-
-
-def _log_and_register(
-    name: str, kind: str, data: Path, run_id: str, tags: Mapping[str, str], text: str, *, base: Version | None = None
-) -> Version:
-    """Log a folder as a pyfunc of a run, and register it."""
-    client = tracking.client()
-    import mlflow
-    from mlflow.entities import LoggedModelInput
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-
-    with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
-        if base is not None:
-            client.log_inputs(run_id, models=[LoggedModelInput(model_id=base.tags[words.TAG_LOGGED_MODEL])])
-        info = mlflow.pyfunc.log_model(
-            name=kind,
-            loader_module="gearnn.serving",
-            data_path=str(data),
-            metadata=dict(tags),
-            pip_requirements=_REQUIREMENTS,
-            signature=ModelSignature(inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)])),
-        )
-    client.set_logged_model_tags(info.model_id, dict(tags))
-    _ensure_registered_model(name)
-    created = client.create_model_version(
-        name,
-        source=info.model_uri,
-        run_id=run_id,
-        tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
-        description=text,
-        model_id=info.model_id,
-    )
-    return get_version(name, str(created.version))
-
-
-def _ensure_registered_model(name: str) -> None:
-    client = tracking.client()
-    from mlflow.exceptions import MlflowException
-
-    if not client.search_registered_models(f"name = '{name}'"):
-        try:
-            client.create_registered_model(name)
-        except MlflowException:  # another process was first
-            client.get_registered_model(name)
-
-
-def _fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]) -> Path:
-    folder.mkdir()
-    for name, source in files.items():
-        (folder / name).write_bytes(source.read_bytes())
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
-    return folder
-
-
-def _identity(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

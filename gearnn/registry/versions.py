@@ -12,6 +12,9 @@ from gearnn.levels import DistortionLevel
 # Names inside a version, which its loader in gearnn/serving.py reads.
 BASE_FILE, ADAPTOR_FILE = "base.safetensors", "adaptor.safetensors"
 IMAGE_COLUMN = "image"
+ADAPTORS_FOLDER = "adaptors"
+PARAMETERS = {"level": "", "off_map": "nearest"}
+"""Parameters of every served model with their defaults; see :meth:`gearnn.serving.Predictor.predict`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 """
 
 import io
-from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -43,84 +42,114 @@ def read_video(source: str) -> Iterator[Segment]:
 def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
     stream = file.streams.video[0]
-    codec = stream.codec_context.name
-    written: deque[list[bytes]] = deque([[]])  # packets, from key packet to key packet
-    gathered, number, settings = Gatherer(), 0, b""
-    start = 0.0
+    codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
+    stream.codec_context.copy_opaque = True  # every frame brings the packets of its group with it
+    packed: list[bytes] = []  # packets since the last key packet
+    gathered, group, settings = Gatherer(), packed, b""
+    number, first, start = 0, 0, 0.0
+    origin: float | None = None
 
     def piece() -> Segment:
         nonlocal gathered, settings
-        clip, data = gathered.clip(), b"".join(written[0])
+        clip, data = gathered.clip(), b"".join(group)
         settings = x264_settings(data) or settings  # written once, valid for all that follows
         gathered = Gatherer()
         if codec == "mjpeg":
-            return Segment(name=f"{number - len(clip.frames):06d}", start=start, received=Received(data))
+            return Segment(name=f"{first:06d}", start=start, received=Received(data))
         received = Received.of_clip(clip, data if x264_settings(data) else settings + data)
-        return Segment(name=f"{number - len(clip.frames):06d}", start=start, received=received)
+        return Segment(name=f"{first:06d}", start=start, received=received)
+
+    def lost(reason: str) -> Segment:
+        return Segment(name=f"{number:06d}", start=number / rate, received=None, lost=reason)
 
     with file:
         packets = file.demux(stream)
         while True:
             try:
                 packet = next(packets)
-                if packet.is_keyframe and written[-1]:
-                    written.append([])
-                written[-1].append(bytes(packet))
+                packed = [] if packet.is_keyframe else packed
+                packed.append(bytes(packet))
+                packet.opaque = packed
                 frames = packet.decode()
             except StopIteration:
                 break
             except (av.error.FFmpegError, ValueError) as error:
-                yield Segment(name=f"{number:06d}", start=start, received=None, lost=" ".join(str(error).split()))
+                if gathered:
+                    yield piece()
+                yield lost(" ".join(str(error).split()))
                 if isinstance(error, av.error.EOFError):
                     break
+                number += 1
                 continue
             for frame in frames:
-                if gathered and (frame.key_frame or len(gathered) >= _MOST_FRAMES):
+                if gathered and (frame.key_frame or frame.is_corrupt or len(gathered) >= _MOST_FRAMES):
                     yield piece()
-                    if frame.key_frame and len(written) > 1:
-                        written.popleft()
-                if not gathered:
-                    start = float(frame.time or 0.0)
-                number += 1
                 if frame.is_corrupt:
-                    yield Segment(name=f"{number - 1:06d}", start=float(frame.time or 0.0), received=None,
-                                  lost="a frame is damaged or cut off")  # fmt: skip
+                    yield lost("a frame is damaged or cut off")
+                    number += 1
                     continue
+                if not gathered:
+                    origin = frame.time if origin is None else origin
+                    start = number / rate if frame.time is None or origin is None else frame.time - origin
+                    first, group = number, frame.opaque or packed
+                number += 1
                 gathered.add(codec, frame)
         if gathered:
             yield piece()
 
 
 def as_transport_stream(clip: bytes, frame_rate: Fraction, start: float) -> bytes:
-    """An elementary stream of H.264 as a segment of MPEG-TS; no frame is decoded.
+    """An elementary stream of H.264 as a segment of MPEG-TS; it is not encoded anew.
 
     Args:
         clip: access units as :func:`gearnn.distortions.encode_clip` writes them.
         frame_rate: frames a second.
         start: of the first frame, in seconds.
     """
-    av = av_library()
     target = io.BytesIO()
-    with av.open(io.BytesIO(clip), format="h264") as source, av.open(target, "w", format="mpegts") as written:
-        stream = written.add_stream_from_template(source.streams.video[0])
-        for index, packet in enumerate(p for p in source.demux(source.streams.video[0]) if p.size):
-            packet.stream, packet.time_base = stream, 1 / frame_rate
-            packet.pts = packet.dts = index + round(start * frame_rate)
-            written.mux(packet)
+    with av_library().open(target, "w", format="mpegts") as written:
+        _mux(written, [clip], frame_rate, round(start * frame_rate))
     return target.getvalue()
 
 
 def write_video(path: str, clips: Sequence[bytes], frame_rate: Fraction) -> None:
     """Elementary streams of H.264, one after the other, as one file; the container goes by the name's ending."""
+    with av_library().open(path, "w") as written:
+        _mux(written, clips, frame_rate, 0)
+
+
+def _mux(written: Any, clips: Sequence[bytes], frame_rate: Fraction, number: int) -> None:
+    """Put clips into a container, the first frame shown at ``number / frame_rate``."""
     av = av_library()
-    with av.open(path, "w") as written:
-        stream, number = None, 0
-        for clip in clips:
-            with av.open(io.BytesIO(clip), format="h264") as source:
-                stream = stream or written.add_stream_from_template(source.streams.video[0])
-                for packet in source.demux(source.streams.video[0]):
-                    if packet.size:
-                        packet.stream, packet.time_base = stream, 1 / frame_rate
-                        packet.pts = packet.dts = number
-                        written.mux(packet)
-                        number += 1
+    places = [_places(clip) for clip in clips]
+    ahead = max(index - place for shown in places for index, place in enumerate(shown))
+    stream = None
+    for clip, shown in zip(clips, places, strict=True):
+        with av.open(io.BytesIO(clip), format="h264") as source:
+            stream = stream or written.add_stream_from_template(source.streams.video[0])
+            packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
+            for index, (packet, place) in enumerate(zip(packets, shown, strict=True)):
+                packet.stream, packet.time_base, packet.duration = stream, 1 / frame_rate, 1
+                packet.pts, packet.dts = number + place, number + index - ahead
+                written.mux(packet)
+        number += len(shown)
+
+
+def _places(clip: bytes) -> list[int]:
+    """Of every access unit its place in the order of showing, which only the decoder knows.
+
+    Raises:
+        StreamError: an access unit without a frame.
+    """
+    with av_library().open(io.BytesIO(clip), format="h264") as source:
+        stream = source.streams.video[0]
+        stream.codec_context.copy_opaque = True
+        order: list[int] = []
+        count = 0
+        for packet in source.demux(stream):
+            packet.opaque = count
+            count += packet.size > 0
+            order += [frame.opaque for frame in packet.decode()]
+    if sorted(order) != list(range(count)):
+        raise StreamError(f"expected a clip with a frame in each of its {count} access units, but got {len(order)}")
+    return sorted(range(count), key=order.__getitem__)

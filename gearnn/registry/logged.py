@@ -1,0 +1,95 @@
+"""Folders as versions of registered models: how every kind of version gets into MLflow."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gearnn import tracking
+from gearnn import vocabulary as words
+from gearnn.description import DESCRIPTION_FILE
+from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version
+
+_REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
+
+
+def log_and_register(
+    name: str,
+    kind: str,
+    data: Path,
+    run_id: str,
+    tags: Mapping[str, str],
+    text: str,
+    *,
+    inputs: Sequence[Version] = (),
+) -> Version:
+    """Log a folder as a pyfunc of a run, and register it.
+
+    Args:
+        name: of the registered model.
+        kind: name of the logged model.
+        data: the folder, which :mod:`gearnn.serving` loads.
+        run_id: the run that it belongs to.
+        tags: of the version, the logged model and its metadata.
+        text: description, Markdown.
+        inputs: versions that it was made from, for lineage.
+    """
+    client = tracking.client()
+    import mlflow
+    from mlflow.entities import LoggedModelInput
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
+        if inputs:
+            client.log_inputs(run_id, models=[LoggedModelInput(v.tags[words.TAG_LOGGED_MODEL]) for v in inputs])
+        info = mlflow.pyfunc.log_model(
+            name=kind,
+            loader_module="gearnn.serving",
+            data_path=str(data),
+            metadata=dict(tags),
+            pip_requirements=_REQUIREMENTS,
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)]),
+                params=ParamSchema([ParamSpec(n, DataType.string, default) for n, default in PARAMETERS.items()]),
+            ),
+        )
+    client.set_logged_model_tags(info.model_id, dict(tags))
+    _ensure_registered_model(name)
+    created = client.create_model_version(
+        name,
+        source=info.model_uri,
+        run_id=run_id,
+        tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
+        description=text,
+        model_id=info.model_id,
+    )
+    return get_version(name, str(created.version))
+
+
+def _ensure_registered_model(name: str) -> None:
+    client = tracking.client()
+    from mlflow.exceptions import MlflowException
+
+    if not client.search_registered_models(f"name = '{name}'"):
+        try:
+            client.create_registered_model(name)
+        except MlflowException:  # another process was first
+            client.get_registered_model(name)
+
+
+def fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]) -> Path:
+    """Lay files and a description into a new folder; returns it."""
+    folder.mkdir()
+    for name, source in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, folder / name)
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
+    return folder
+
+
+def identity_of(*parts: str) -> str:
+    """sha256 of what a version was made from."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
