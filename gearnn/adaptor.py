@@ -178,18 +178,22 @@ class Adaptor:
             )
         self._check_tensors(base.state_dict())
 
-    def apply(self, base: nn.Module, base_fingerprint: str | None = None) -> nn.Module:
+    def apply(self, base: nn.Module, base_fingerprint: str | None = None, *, share_modules: bool = False) -> nn.Module:
         """The network of this level: a module tree of its own that shares the base's tensors but for the adaptor's.
 
         Args:
             base: stays as it is.
             base_fingerprint: as for :meth:`check`.
+            share_modules: also share the base's modules in which nothing is adapted, for networks that
+                only ever run in evaluation mode: a module object weighs more than a small layer's adaptor.
         """
         self.check(base, base_fingerprint)
-        state = stored_tensors(base)
-        shared = {id(tensor): tensor for tensor in state.values()}
-        view = copy.deepcopy(base, memo=dict(shared))  # tensors in the memo are taken over, not copied
-        tied = aliases(base)
+        state, tied = stored_tensors(base), aliases(base)
+        shared: dict[int, object] = {id(tensor): tensor for tensor in state.values()}
+        if share_modules:
+            places = [place for name in self.tensors for place in tied.get(name, [name])]
+            shared |= {id(module): module for module in _untouched(base, places)}
+        view = copy.deepcopy(base, memo=dict(shared))  # what is in the memo is taken over, not copied
         for name, tensor in self.tensors.items():
             old = state[name]
             fresh = _like(tensor, old)
@@ -208,6 +212,17 @@ class Adaptor:
                     f"adaptor {self.level}: expected {name} of shape {list(state[name].shape)}, "
                     f"but got {list(tensor.shape)}"
                 )
+
+
+def _untouched(base: nn.Module, places: Sequence[str]) -> list[nn.Module]:
+    """Modules below which none of the tensors of these names lies, whatever path leads there."""
+    touched: set[int] = {id(base)}
+    for place in places:
+        module = base
+        for part in place.split(".")[:-1]:
+            module = module.get_submodule(part)
+            touched.add(id(module))
+    return [module for module in base.modules() if id(module) not in touched]
 
 
 def _like(tensor: Tensor, old: Tensor) -> Tensor:

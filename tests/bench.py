@@ -29,14 +29,14 @@ from gearnn.datasets import Camera, DistortedDataset, open_split
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import Received, Reference, encode, h264, kind_of, sense, video
 from gearnn.finetune import _choose_weights, _Job, _step, finetune
-from gearnn.knapsack import select_layers
-from gearnn.layers import Layer, layers_of
+from gearnn.layers import Layer
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_benchmark, bench_mask_rcnn
+from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn
+from tests.bench_gearbox import adaptor_layers
 from tests.conftest import SHARED
 from tests.distortions.test_h264 import strip
 
@@ -81,6 +81,14 @@ def main() -> int:
         report_size,
         report_opening,
         smoke_benchmark,
+        gearbox_views,
+        gearbox_in_place,
+        gearbox_switching,
+        gearbox_forward,
+        gearbox_recompilations,
+        gearbox_memory,
+        gearbox_mixed,
+        gearbox_soak,
     ]
     benches = [bench for bench in benches if arguments.only in bench.__name__]
     if not (SHARED / "data" / "camvid").is_dir():
@@ -309,6 +317,46 @@ def smoke_benchmark(_: int) -> Row:
     return Row("benchmark at smoke size", *_with_target(120, "s", bench_benchmark.smoke()))
 
 
+def gearbox_views(_: int) -> Row:
+    """Choosing a network among 100 levels."""
+    return Row("gearbox: choosing a view of 100", *_with_target(1.0, "us", bench_gearbox.views()))
+
+
+def gearbox_in_place(_: int) -> Row:
+    """Shifting one network among 100 levels, on one core."""
+    return Row("gearbox: shifting in place, of 100", *_with_target(60.0, "us", bench_gearbox.in_place()))
+
+
+def gearbox_switching(_: int) -> Row:
+    """The same beside other ways to switch weights."""
+    return Row("gearbox: shift / fastest other way", *_with_target(0.05, "", bench_gearbox.switching_peers()))
+
+
+def gearbox_forward(rounds: int) -> Row:
+    """A forward pass through the gearbox against the bare network."""
+    return Row("gearbox: forward / bare network", *_with_target(1.01, "", bench_gearbox.forward(rounds)))
+
+
+def gearbox_recompilations(_: int) -> Row:
+    """Recompilations of torch.compile over ten levels."""
+    return Row("gearbox: recompilations", *_with_target(0.0, "", bench_gearbox.recompilations()))
+
+
+def gearbox_memory(_: int) -> Row:
+    """Resident memory of base and nine adaptors over the base's."""
+    return Row("gearbox: memory of nine adaptors", *_with_target(2.5, "%", bench_gearbox.memory()))
+
+
+def gearbox_mixed(_: int) -> Row:
+    """A batch of eight frames at four levels against one at one level; 1.25 is 0.8 of the throughput."""
+    return Row("gearbox: four levels / one level", *_with_target(1.25, "", bench_gearbox.mixed()))
+
+
+def gearbox_soak(_: int) -> Row:
+    """A million switches each way and ten thousand mixed inferences."""
+    return Row("gearbox: growth in the soak", *_with_target(5.0, "MB", bench_gearbox.soak()))
+
+
 def _with_target(target: float, unit: str, found: tuple[float, str]) -> tuple[float, float, str, str]:
     return found[0], target, unit, found[1]
 
@@ -347,14 +395,6 @@ class _Steps:
     def step(self) -> None:
         with self.compute.training(self.model):
             _step(self.job, PROBLEM, PROBLEM.loss, self.batch, 1e-3, self.compute)
-
-
-def adaptor_layers(base: nn.Module) -> list[Layer]:
-    """Layers of a nominal adaptor: sensitivities that fall with size, as those of real fine-tunes do."""
-    layers = layers_of(base)
-    sizes = [layer.num_values for layer in layers]
-    chosen = select_layers([1e-3 / size**0.5 for size in sizes], sizes, bound=31_814)
-    return [layers[i] for i in chosen]
 
 
 def in_turns(functions: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:

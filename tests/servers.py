@@ -5,11 +5,13 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -90,6 +92,35 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
             yield server
         finally:
             process.kill()  # it drains connections for minutes otherwise, and its data is thrown away
+
+
+@contextmanager
+def served_model(uri: str) -> Iterator[str]:
+    """`mlflow models serve` of a registered model; yields its address."""
+    from gearnn import tracking
+
+    (port,) = _free_ports(1)
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it starts uvicorn by name
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.tracking_uri(), "PATH": path}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=10):
+                break
+            time.sleep(0.5)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"the model server did not start: {process.communicate()[0].decode()[-2000:]}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # it has workers
+        process.communicate()
 
 
 @contextmanager

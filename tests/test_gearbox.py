@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,18 +9,20 @@ from PIL import Image
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.choice import Policy
+from gearnn.choice import Policy, Steady
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
-from gearnn.distortions import calibrate, encode, needs_calibration
-from gearnn.errors import AdaptorError, DataError, GearError, SenseError
+from gearnn.distortions import calibrate, decode, encode, needs_calibration
+from gearnn.errors import AdaptorError, DataError, GearError, PlanError, SenseError
 from gearnn.gearbox import GearBox
+from gearnn.gears import Hold
 from gearnn.levels import DistortionLevel
 from gearnn.problem import SemanticSegmentation
 from tests.conftest import TinyNet
 from tests.distortions.test_h264 import strip
 from tests.test_adaptor import tune
 
+HOLDS: tuple[Hold, ...] = get_args(Hold)
 LEVELS = ("jpeg:quality=10", "jpeg:quality=30")
 STREETS = Streets("train", 16, 0, Camera(size=(96, 64)))
 
@@ -189,3 +193,129 @@ def test_neighbours_of_a_combination_weigh_every_kind_by_its_range(tiny: nn.Modu
     assert str(gearbox.nearest("resolution:scale=0.5+jpeg:quality=38")) == levels[1]
     assert str(gearbox.nearest("resolution:scale=0.3+jpeg:quality=32")) == levels[0]
     assert str(gearbox.nearest("resolution:scale=0.95+jpeg:quality=95")) == "pristine"
+
+
+def test_a_hint_that_contradicts_the_bytes_is_an_error_that_trust_overrides(
+    gearbox: GearBox, photo: Image.Image
+) -> None:
+    data = encode(photo, "jpeg:quality=10")
+    with pytest.raises(SenseError, match="frame 1: expected a frame of jpeg:quality=30, as the hint says"):
+        gearbox.infer([data, data], level=[None, "jpeg:quality=30"])
+    trusted = gearbox.infer([data], level="jpeg:quality=30", trust_level=True)[0]
+    assert str(trusted.used) == "jpeg:quality=30"
+
+
+def test_arrays_and_images_run_with_a_hint(gearbox: GearBox, photo: Image.Image) -> None:
+    data = encode(photo, "jpeg:quality=10")
+    expected = gearbox.infer([data])[0].prediction
+    for frame in (decode(data), np.asarray(decode(data))):
+        assert torch.equal(gearbox.infer([frame], level="jpeg:quality=10")[0].prediction, expected)
+        with pytest.raises(SenseError, match="tell the level instead"):
+            gearbox.infer([frame])
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(DataError, match=r"frame 0: expected a frame uint8 \[H, W, 3\] in RGB"):
+            gearbox.infer([wrong], level="pristine")
+
+
+def test_as_many_hints_as_frames(gearbox: GearBox, photo: Image.Image) -> None:
+    with pytest.raises(GearError, match="expected one level for all frames or one for each of 1, but got 2"):
+        gearbox.infer([encode(photo, "jpeg:quality=10")], level=["pristine", "pristine"])
+
+
+@pytest.mark.parametrize("hold", ["views", "in_place"])
+def test_frames_of_many_sizes_and_levels_come_back_in_order(
+    tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image, hold: Hold
+) -> None:
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[1], ["bn", "head"])]
+    gearbox = GearBox(tiny, adaptors, problem, hold=hold, batch_size=4)
+    sizes, qualities = [(48, 32), (40, 24), (16, 16)], [8, 95, 33, 12, 100, 30]
+    frames = [encode(photo.resize(sizes[i % 3]), f"jpeg:quality={qualities[i % 6]}") for i in range(24)]
+    answers = gearbox.infer(frames)
+    for data, answer in zip(frames, answers, strict=True):
+        assert answer.prediction.shape == decode(data).size[::-1]
+        assert torch.equal(answer.prediction, gearbox.infer([data])[0].prediction)
+    assert {str(a.used) for a in answers} == {*LEVELS, "pristine", "jpeg:quality=100"}
+
+
+def test_a_frame_that_cannot_be_used_does_not_hold_up_the_others(gearbox: GearBox, photo: Image.Image) -> None:
+    good = encode(photo, "jpeg:quality=10")
+    answers = gearbox.answers([good, b"no image", good[:900], good, np.zeros((2, 2), np.uint8)])
+    assert [type(answer).__name__ for answer in answers] == [
+        "Inference",
+        "SenseError",
+        "DataError",
+        "Inference",
+        "DataError",
+    ]
+    assert str(answers[2]).startswith("frame 2: expected an encoded image")
+
+
+def test_a_size_that_the_network_cannot_take_is_named(problem: SemanticSegmentation, photo: Image.Image) -> None:
+    class Valid(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fixed = nn.Conv2d(4, 4, 17)
+
+    box = GearBox(Valid().eval(), [], problem)
+    small, large = photo.resize((8, 8)), photo.resize((64, 64))
+    answers = box.answers([small, large], level="pristine")
+    assert isinstance(answers[0], DataError)
+    assert str(answers[0]).startswith("frame 0: the network cannot take a frame of 8x8: ")
+    assert isinstance(answers[1], PlanError)  # it runs, but does not give logits for every pixel
+
+
+def test_jitter_is_held_within_a_stream(gearbox: GearBox, photo: Image.Image) -> None:
+    frames = [encode(photo, f"jpeg:quality={quality}") for quality in (18, 22, 18, 23, 29)]
+    assert [str(a.used) for a in gearbox.infer(frames)] == [*LEVELS, LEVELS[0], LEVELS[1], LEVELS[1]]
+    assert [str(a.used) for a in gearbox.infer(frames, steady=Steady())] == [*[LEVELS[0]] * 4, LEVELS[1]]
+
+
+@pytest.mark.parametrize("hold", ["views", "in_place"])
+def test_memory_says_what_is_there(tiny: nn.Module, problem: SemanticSegmentation, hold: Hold) -> None:
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[1], ["bn", "head"])]
+    gearbox = GearBox(tiny, adaptors, problem, hold=hold)
+    rows = {row.name: row for row in gearbox.memory()}
+    size = sum(t.numel() * t.element_size() for t in (*tiny.parameters(), *tiny.buffers()))
+    assert (rows["base"].resident, rows["base"].disk) == (size, None)
+    assert [rows[level].values for level in LEVELS] == [8, 8 + 45]
+    assert [rows[level].disk for level in LEVELS] == [len(adaptor.to_bytes()) for adaptor in adaptors]
+    if hold == "views":
+        assert [rows[level].resident for level in LEVELS] == [4 * 8, 4 * (8 + 45)]
+        assert "shared" not in rows
+    networks = [gearbox.base, *gearbox.gears.networks()]
+    tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
+    slabs = [t for level in gearbox.levels for t in gearbox.gears.own_tensors(level)]
+    distinct = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*tensors, *slabs)}
+    assert rows["in all"].resident == sum(distinct.values())
+
+
+def test_switches_and_mixed_inferences_by_the_thousand_change_nothing(
+    tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image
+) -> None:
+    """The soak of `make bench` in small: a million switches and ten thousand mixed inferences there."""
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[1], ["bn", "head"])]
+    frames = [encode(photo.resize((24, 16)), f"jpeg:quality={quality}") for quality in (8, 95, 33, 12)]
+    for hold in HOLDS:
+        box = GearBox(tiny, adaptors, problem, hold=hold)
+        x = torch.randn(1, 3, 8, 8)
+        before = [box(x, level) for level in (*LEVELS, "pristine")]
+        first = box.infer(frames)
+        for _ in range(1000):
+            for level in (*LEVELS, "pristine"):
+                with box.at(level):
+                    pass
+        for _ in range(100):
+            for one, other in zip(first, box.infer(frames), strict=True):
+                assert torch.equal(one.prediction, other.prediction)
+        assert all(torch.equal(b, box(x, lv)) for b, lv in zip(before, (*LEVELS, "pristine"), strict=True))
+
+
+def test_eight_threads_give_what_one_gives(tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image) -> None:
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["bn"]), make_adaptor(tiny, LEVELS[1], ["bn", "head"])]
+    frames = [encode(photo.resize((24, 16)), f"jpeg:quality={quality}") for quality in (8, 95, 33, 12, 100, 31, 5, 60)]
+    for hold in HOLDS:
+        box = GearBox(tiny, adaptors, problem, hold=hold)
+        expected = [answer.prediction for answer in box.infer(frames)]
+        with ThreadPoolExecutor(8) as pool:
+            runs = list(pool.map(box.infer, [[frames[i % 8]] for i in range(160)]))
+        assert all(torch.equal(found[0].prediction, expected[i % 8]) for i, found in enumerate(runs))

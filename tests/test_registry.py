@@ -1,3 +1,4 @@
+import base64
 import io
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 import torch
 from PIL import Image
 
@@ -20,6 +22,7 @@ from gearnn.layers import fingerprint, model_size
 from gearnn.models import load_model, save_checkpoint
 from gearnn.problem import SemanticSegmentation
 from gearnn.registry import Version
+from tests.servers import served_model
 from tests.test_adaptor import tune
 
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -178,6 +181,29 @@ def test_a_gearbox_is_one_model_whose_versions_follow_the_champions(
     assert "as the hint says, but its bytes say jpeg:quality=12" in refused["error"]
     files = {path.suffix for path in Path(mlflow.artifacts.download_artifacts(second.uri)).rglob("*") if path.is_file()}
     assert files <= {"", ".safetensors", ".json", ".yaml", ".txt"}
+
+
+@pytest.mark.service
+def test_mlflow_serves_a_gearbox_over_http(models: Registry, photo: Image.Image) -> None:
+    for level, names in (("jpeg:quality=10", ["seg"]), ("jpeg:quality=30", ["base.0.1"])):
+        models.register(models.adaptor(level, names), 50.0)
+    version = registry.register_gearbox(NAME)
+    frames = [encode(photo, "jpeg:quality=12"), b"no image", encode(photo, "jpeg:quality=34")]
+    body = {"columns": ["image"], "data": [[base64.b64encode(frame).decode()] for frame in frames]}
+    with served_model(f"models:/{version.name}@champion") as address:
+
+        def ask(**more: Any) -> list[dict[str, Any]]:
+            answer = requests.post(f"{address}/invocations", json={"dataframe_split": body, **more}, timeout=120)
+            assert answer.status_code == 200, answer.text
+            predictions: list[dict[str, Any]] = answer.json()["predictions"]
+            return predictions
+
+        predictions, told = ask(), ask(params={"level": "jpeg:quality=30"})
+    assert [p.get("level") for p in predictions] == ["jpeg:quality=10", None, "jpeg:quality=30"]
+    assert "tell the level instead" in predictions[1]["error"]
+    for served, own in zip(predictions[::2], GearBox.from_registry(NAME).infer(frames[::2]), strict=True):
+        assert np.array_equal(mask_of({"mask": base64.b64decode(served["mask"])}), own.prediction)
+    assert ["error" in p for p in told] == [True, True, False]
 
 
 def test_curves_and_scores_stand_on_the_versions_run(models: Registry) -> None:

@@ -25,7 +25,9 @@ class Views:
 
     def __init__(self, base: nn.Module, adaptors: Mapping[DistortionLevel, Adaptor], base_fingerprint: str) -> None:
         self._base = base
-        self._networks = {level: adaptor.apply(base, base_fingerprint) for level, adaptor in adaptors.items()}
+        self._networks = {
+            level: adaptor.apply(base, base_fingerprint, share_modules=True) for level, adaptor in adaptors.items()
+        }
         self._mixed = MixedRunner(base, self._networks)
 
     def network(self, level: DistortionLevel | None) -> nn.Module:

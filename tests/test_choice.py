@@ -1,0 +1,128 @@
+import pytest
+from PIL import Image
+
+from gearnn.choice import Choice, Policy, Steady, check_hint, choose
+from gearnn.distortions import Received, Sensed, encode
+from gearnn.errors import GearError, LevelError, SenseError, SeveralDistortionsError
+from gearnn.levels import DistortionLevel
+
+LEVEL = DistortionLevel.parse
+GEARS = [LEVEL(text) for text in ("jpeg:quality=10", "jpeg:quality=30", "resolution:scale=0.5")]
+
+
+def sensed(text: str, misfit: float = 0.25) -> Sensed:
+    return Sensed(LEVEL(text), misfit)
+
+
+def test_a_supported_level_gets_its_own_gear_and_others_the_nearest() -> None:
+    own = choose(sensed("jpeg:quality=10"), GEARS, Policy())
+    assert own == Choice(sensed=LEVEL("jpeg:quality=10"), used=LEVEL("jpeg:quality=10"), misfit=0.25)
+    near = choose(sensed("jpeg:quality=23"), GEARS, Policy())
+    assert (str(near.used), near.distance, near.off_map) == ("jpeg:quality=30", 7.0, "")
+    octaves = choose(sensed("resolution:scale=0.25"), GEARS, Policy())
+    assert (str(octaves.used), octaves.distance) == ("resolution:scale=0.5", 1.0)
+    assert choose(sensed("pristine"), GEARS, Policy()).used.is_pristine
+
+
+@pytest.mark.parametrize(("off_map", "used"), [("nearest", "jpeg:quality=30"), ("base", "pristine"), ("error", None)])
+def test_a_distance_too_large(off_map: str, used: str | None) -> None:
+    policy = Policy(off_map=off_map, max_distance={"jpeg": 5})  # type: ignore[arg-type]
+    if used is None:
+        with pytest.raises(GearError, match=r"jpeg:quality=40 is 10 away from jpeg:quality=30.*expected at most 5"):
+            choose(sensed("jpeg:quality=40"), GEARS, policy)
+        return
+    choice = choose(sensed("jpeg:quality=40"), GEARS, policy)
+    assert (str(choice.used), choice.distance) == (used, 10.0)
+    assert choice.off_map == "10 away from jpeg:quality=30, more than 5"
+    assert choose(sensed("jpeg:quality=35"), GEARS, policy).off_map == ""
+
+
+def test_a_kind_without_adaptors() -> None:
+    for policy in (Policy(), Policy(off_map="error")):
+        with pytest.raises(GearError, match="no adaptor for the distortion brightness"):
+            choose(sensed("brightness:factor=0.3"), GEARS, policy)
+    choice = choose(sensed("brightness:factor=0.3"), GEARS, Policy(off_map="base"))
+    assert (str(choice.used), choice.off_map) == ("pristine", "no adaptor for brightness")
+
+
+def test_a_level_that_cannot_be_told() -> None:
+    reason = SenseError("cannot be told")
+    for policy in (Policy(), Policy(off_map="error")):
+        with pytest.raises(SenseError, match="cannot be told"):
+            choose(reason, GEARS, policy)
+    choice = choose(reason, GEARS, Policy(off_map="base"))
+    assert (choice.sensed, str(choice.used), choice.off_map) == (None, "pristine", "the level cannot be told")
+
+
+def test_several_distortions_get_the_gear_of_the_strongest() -> None:
+    several = SeveralDistortionsError("both", [sensed("jpeg:quality=35"), sensed("resolution:scale=0.5")])
+    choice = choose(several, GEARS, Policy())  # 65 of 99 qualities against 1 of 4.3 octaves
+    assert (str(choice.used), choice.off_map) == ("jpeg:quality=30", "several distortions")
+    with pytest.raises(SeveralDistortionsError):
+        choose(several, GEARS, Policy(off_map="error"))
+    assert choose(several, GEARS, Policy(off_map="base")).used.is_pristine
+
+
+def test_policies_are_checked() -> None:
+    with pytest.raises(GearError, match="off_map: expected error, base, nearest, but got 'guess'"):
+        Policy(off_map="guess")  # type: ignore[arg-type]
+    with pytest.raises(LevelError, match=r"unknown distortion 'jpg'.*did you mean jpeg"):
+        Policy(max_distance={"jpg": 1})
+    with pytest.raises(LevelError, match="max_distance of jpeg: expected a number of at least 0, but got -1"):
+        Policy(max_distance={"jpeg": -1})
+
+
+def used(steady: Steady, *levels: str) -> list[str]:
+    return [str(steady(choose(sensed(level), GEARS, Policy())).used) for level in levels]
+
+
+def q(*qualities: int) -> list[str]:
+    return [f"jpeg:quality={quality}" for quality in qualities]
+
+
+def test_jitter_between_two_gears_does_not_shift() -> None:
+    assert used(Steady(), *q(18, 22, 19, 21, 22, 18)) == q(*[10] * 6)
+
+
+def test_a_gear_that_is_twice_as_near_shifts_at_once() -> None:
+    assert used(Steady(), *q(10, 24, 10, 30)) == q(10, 30, 10, 30)
+    assert used(Steady(margin=0.0), *q(18, 22, 18)) == q(10, 30, 10)
+
+
+def test_patience_shifts_when_all_ask_for_it() -> None:
+    assert used(Steady(patience=3), *q(18, 22, 22, 22, 22)) == q(10, 10, 10, 30, 30)
+    assert used(Steady(patience=3), *q(18, 22, 22, 18, 22, 22)) == q(*[10] * 6)
+
+
+def test_another_kind_shifts_at_once_and_the_distance_told_is_that_of_the_gear_that_runs() -> None:
+    assert used(Steady(), "jpeg:quality=10", "resolution:scale=0.5") == ["jpeg:quality=10", "resolution:scale=0.5"]
+    steady = Steady()
+    steady(choose(sensed("jpeg:quality=10"), GEARS, Policy()))
+    held = steady(choose(sensed("jpeg:quality=21"), GEARS, Policy()))
+    assert (str(held.used), held.distance) == ("jpeg:quality=10", 11.0)
+
+
+def test_frames_that_run_the_base_for_want_of_a_gear_are_not_held_up() -> None:
+    steady, policy = Steady(), Policy(off_map="base")
+    assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"
+    assert str(steady(choose(sensed("brightness:factor=0.3"), GEARS, policy)).used) == "pristine"
+    assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"
+
+
+def test_hysteresis_is_checked() -> None:
+    with pytest.raises(GearError, match="a patience of at least 1"):
+        Steady(patience=0)
+
+
+@pytest.mark.parametrize("hint", ["jpeg:quality=10", "jpeg:quality=1", "resolution:scale=0.5", "brightness:factor=0.3"])
+def test_hints_that_mean_the_same_gear_or_another_kind_contradict_nobody(photo: Image.Image, hint: str) -> None:
+    check_hint(LEVEL(hint), Received(encode(photo, "jpeg:quality=12")), GEARS)
+
+
+@pytest.mark.parametrize(
+    "hint", ["jpeg:quality=30", "pristine", "jpeg:quality=100", "resolution:scale=0.5+jpeg:quality=90"]
+)
+def test_a_hint_that_contradicts_the_bytes_is_refused(photo: Image.Image, hint: str) -> None:
+    gears = [*GEARS, LEVEL("resolution:scale=0.5+jpeg:quality=10")]
+    with pytest.raises(SenseError, match=r"expected a frame of .*, as the hint says, but its bytes say .*quality=12; "):
+        check_hint(LEVEL(hint), Received(encode(photo, "jpeg:quality=12")), gears)
