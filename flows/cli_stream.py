@@ -12,7 +12,7 @@ import typer
 
 from flows.terminal import console, counting, preflight_data, print_table, running, write_answer
 
-_MASKS = ("none", "masks", "overlays")
+_SHOW = ("none", "masks", "overlays")
 
 
 def stream(
@@ -49,10 +49,9 @@ def stream(
         from gearnn.streams import Session, Truth, open_source
         from gearnn.streams.throttle import read_trace, throttled
 
-        if show not in _MASKS or precision not in ("auto", "fp32", "bf16"):
-            raise PlanError(
-                f"expected --show {', '.join(_MASKS)} and --precision fp32, bf16, auto: {show}, {precision}"
-            )
+        for name, value, words in (("show", show, _SHOW), ("precision", precision, ("auto", "fp32", "bf16"))):
+            if value not in words:
+                raise PlanError(f"--{name}: expected {', '.join(words)}, but got {value!r}")
         policy = Policy(off_map=off_map, max_distance=_distances(max_distance or []))  # type: ignore[arg-type]
         compute = Compute.resolve(device, precision)  # type: ignore[arg-type]
         gearbox = GearBox.from_registry(base, distortion, alias, compute=compute)

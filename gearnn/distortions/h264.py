@@ -26,6 +26,7 @@ _SEI = re.compile(rb"\xdcE\xe9\xbd\xe6\xd9H\xb7\x96,\xd8 \xd9#\xee\xefx264 - cor
 """x264's user data: its UUID, then version and settings as text; a stream without a CRF does not match."""
 
 _KEY_SHIFT, _INTER_SHIFT, _FLAT_SHIFT = 5.4, 3.6, -3.0
+_PACKET, _MOST_PACKETS = 188, 1000  # of MPEG-TS; the settings stand before the first picture
 _SNAP, _SNAP_INTER = 2.5, 3.5
 
 
@@ -57,7 +58,7 @@ def sense(received: Received) -> Sensed:
     if not received.is_video:
         start = received.data[:4].hex(" ")
         raise SenseError(f"expected an H.264 stream, but got {len(received.data)} bytes that start with [{start}]")
-    stated = _SEI.search(received.data)
+    stated = _SEI.search(_without_packets(received.data))
     if stated is not None:
         try:
             return _sensed(min(max(float(stated[1]), LOW), HIGH), 0.0)
@@ -75,8 +76,21 @@ def sense(received: Received) -> Sensed:
 
 def x264_settings(data: bytes) -> bytes:
     """x264's user data in a stream, which states its CRF; empty where there is none."""
-    stated = _SEI.search(data)
+    stated = _SEI.search(_without_packets(data))
     return b"" if stated is None else stated[0]
+
+
+def _without_packets(data: bytes) -> bytes:
+    """The payload of an MPEG transport stream's first packets, whose headers cut x264's text; else the bytes."""
+    if data[:1] != b"G" or data[_PACKET : _PACKET + 1] not in (b"G", b""):
+        return data
+    payload = []
+    for start in range(0, min(len(data), _MOST_PACKETS * _PACKET) - _PACKET + 1, _PACKET):
+        control = data[start + 3] >> 4
+        skipped = 4 + (1 + data[start + 4] if control & 2 else 0)  # header, and adaptation field where there is one
+        if control & 1:
+            payload.append(data[start + skipped : start + _PACKET])
+    return b"".join(payload)
 
 
 def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:

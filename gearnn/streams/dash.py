@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from gearnn.errors import StreamError
 from gearnn.streams.fetch import Fetcher
 
-_DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?$")
+_DURATION = re.compile(r"P(?:0+Y)?(?:0+M)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+\.?\d*)S)?)?$")
 _FIELD = re.compile(r"\$(RepresentationID|Number|Time|Bandwidth)(?:%0(\d+)d)?\$|\$\$")
 
 
@@ -92,9 +93,12 @@ class Presentation:
         text = (fetcher or Fetcher()).get(source).data.decode("utf-8", "replace")
         manifest = _parsed(text, source)
         is_live = manifest.type == "dynamic"
-        refresh = _seconds(manifest.minimum_update_period, source) if is_live else None
+        refresh = _seconds(manifest.minimum_update_period or "PT0S", source)
         reader = _Reader(source, _joined(source, manifest.base_urls), manifest, now or datetime.now(UTC), is_live)
-        periods = tuple(reader.periods())
+        try:
+            periods = tuple(reader.periods())
+        except (TypeError, ValueError, ArithmeticError) as error:  # an attribute that is missing or impossible
+            raise StreamError(f"{source}: expected a DASH manifest: {' '.join(str(error).split())}") from error
         if not is_live and not any(r.pieces for period in periods for r in period.representations):
             raise StreamError(f"{source}: expected a manifest with segments of video, but it has none")
         return cls(source=source, periods=periods, refresh=(refresh or 2.0) if is_live else None)
@@ -158,43 +162,53 @@ class _Reader:
         first = 1 if template.start_number is None else template.start_number
         facts = {"RepresentationID": node.id, "Bandwidth": node.bandwidth}
         initial = urljoin(base, _filled(template.initialization, facts)) if template.initialization else ""
-        for number, time in enumerate(self._times(template, scale, offset, start, length), start=first):
+        for index, time in self._times(template, scale, offset, start, length):
+            number = first + index
             media = _filled(template.media, facts | {"Number": number, "Time": time})
             yield Piece(
                 number=number, start=start + (time - offset) / scale, address=urljoin(base, media), initial=initial
             )
 
-    def _times(self, template: Any, scale: int, offset: int, start: float, length: float | None) -> Iterator[int]:
-        """Start of every segment, in units of the timescale."""
+    def _times(
+        self, template: Any, scale: int, offset: int, start: float, length: float | None
+    ) -> Iterator[tuple[int, int]]:
+        """(index, start in units of the timescale) of every segment."""
         if template.segment_timelines:
-            time = offset
-            for entry in template.segment_timelines[0].Ss or []:
-                time = entry.t if entry.t is not None else time
-                repeats = entry.r or 0
-                if repeats < 0:  # up to the end of the period
-                    if length is None:
-                        raise StreamError(f"{self._source}: expected a period that says its duration, for r=-1")
-                    repeats = max(0, -(-round((length * scale + offset) - time) // entry.d) - 1)
-                for _ in range(repeats + 1):
-                    yield time
-                    time += entry.d
+            end = None if length is None else round(length * scale) + offset
+            yield from enumerate(self._timeline(template.segment_timelines[0].Ss or [], end))
             return
         if not template.duration:
             raise StreamError(f"{self._source}: expected a SegmentTemplate with a duration or a timeline")
-        for index in range(self._count(template.duration / scale, start, length)):
-            yield offset + round(index * template.duration)
+        for index in self._written(template.duration / scale, start, length):
+            yield index, offset + index * template.duration
 
-    def _count(self, each: float, start: float, length: float | None) -> int:
-        """Segments of equal length: those of the period, of a live one those written by now."""
-        written = float("inf")
+    def _timeline(self, entries: Sequence[Any], end: int | None) -> Iterator[int]:
+        time = 0
+        for entry, following in zip_longest(entries, entries[1:]):
+            time = entry.t if entry.t is not None else time
+            repeats = entry.r or 0
+            if repeats < 0:  # up to the next entry, or the end of the period
+                until = end if following is None or following.t is None else following.t
+                if until is None:
+                    raise StreamError(f"{self._source}: expected a period that says its duration, for r=-1")
+                repeats = max(0, -((time - until) // entry.d) - 1)
+            for _ in range(repeats + 1):
+                yield time
+                time += entry.d
+
+    def _written(self, each: float, start: float, length: float | None) -> range:
+        """Segments of equal length: those of the period, of a live one those written by now and kept still."""
+        first, written = 0.0, float("inf")
         if self._is_live and self._manifest.availability_start_time:
             began = datetime.fromisoformat(self._manifest.availability_start_time.replace("Z", "+00:00"))
             began = began if began.tzinfo else began.replace(tzinfo=UTC)
             written = ((self._now - began).total_seconds() - start) // each
+            if self._manifest.time_shift_buffer_depth:
+                first = max(0.0, written - _seconds(self._manifest.time_shift_buffer_depth, self._source) // each)
         whole = float("inf") if length is None else -(-(length - 1e-6) // each)
         if min(written, whole) == float("inf"):
             raise StreamError(f"{self._source}: expected a period that says its duration")
-        return max(0, int(min(written, whole)))
+        return range(int(first), max(0, int(min(written, whole))))
 
     def _by_list(self, listed: Any, base: str, start: float) -> Iterator[Piece]:
         each = (listed.duration or 0) / (listed.timescale or 1)

@@ -52,8 +52,7 @@ class Fetcher:
             data = path.read_bytes()
         except OSError as error:
             raise StreamError(f"{path}: {error.strerror or error}") from error
-        first, _, last = byte_range.partition("-")
-        return data[int(first) : int(last) + 1] if byte_range else data
+        return _part(data, byte_range)
 
     def _http(self, address: str, byte_range: str) -> bytes:
         import requests
@@ -64,7 +63,8 @@ class Fetcher:
             with session.get(address, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
                 if answer.status_code >= 400:
                     raise StreamError(f"{address}: expected a segment, but the server answers {answer.status_code}")
-                return _read(answer, address)
+                data = _read(answer, address)
+                return data if answer.status_code == 206 else _part(data, byte_range)  # some servers know no ranges
         except requests.RequestException as error:
             raise StreamError(f"{address}: cannot be fetched: {' '.join(str(error).split())[:200]}") from error
 
@@ -75,10 +75,16 @@ class Fetcher:
             from urllib3.util import Retry
 
             self._session = requests.Session()
-            retry = Retry(total=2, backoff_factor=0.2, status_forcelist=(502, 503, 504), raise_on_status=False)
+            retry = Retry(total=2, backoff_factor=0.2, status_forcelist=(502, 503, 504), raise_on_status=False,
+                          respect_retry_after_header=False)  # fmt: skip
             for scheme in ("http://", "https://"):
                 self._session.mount(scheme, HTTPAdapter(max_retries=retry))
         return self._session
+
+
+def _part(data: bytes, byte_range: str) -> bytes:
+    first, _, last = byte_range.partition("-")
+    return data[int(first) : int(last) + 1 if last else None] if byte_range else data
 
 
 def _read(answer: Any, address: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from gearnn.distortions import strength
 from gearnn.figures import WIDTH, styled
@@ -81,8 +82,8 @@ def _rates(axes: Axes, records: Sequence[FrameRecord]) -> None:
     chosen = [r.bandwidth or math.nan for r in measured]
     axes.step(times, chosen, where="post", color=_BASE, lw=1, ls="--", label="needed by the representation")
     axes.set_yscale("log")
-    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        set_formatter("{x:g}")
-    axes.tick_params(axis="y", which="minor", labelsize=6)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("kbit/s")
-    axes.legend(loc="best", fontsize=8, ncols=2)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, ncols=2)

@@ -3,6 +3,7 @@
 """
 
 import io
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
@@ -43,10 +44,12 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
     stream = file.streams.video[0]
     codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
-    stream.codec_context.copy_opaque = True  # every frame brings the packets of its group with it
+    stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about
+    stream.codec_context.copy_opaque = True  # every frame brings its packet's number and group with it
     packed: list[bytes] = []  # packets since the last key packet
     gathered, group, settings = Gatherer(), packed, b""
-    number, first, start = 0, 0, 0.0
+    damaged: deque[tuple[int, str]] = deque()  # packets that gave no frame, by number, and why
+    count, number, first, start = 0, 0, 0, 0.0
     origin: float | None = None
 
     def piece() -> Segment:
@@ -59,8 +62,12 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
         received = Received.of_clip(clip, data if x264_settings(data) else settings + data)
         return Segment(name=f"{first:06d}", start=start, received=received)
 
-    def lost(reason: str) -> Segment:
-        return Segment(name=f"{number:06d}", start=number / rate, received=None, lost=reason)
+    def lost(reason: str) -> Iterator[Segment]:
+        nonlocal number
+        if gathered:
+            yield piece()
+        yield Segment(name=f"{number:06d}", start=number / rate, received=None, lost=reason)
+        number += 1
 
     with file:
         packets = file.demux(stream)
@@ -69,33 +76,35 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
                 packet = next(packets)
                 packed = [] if packet.is_keyframe else packed
                 packed.append(bytes(packet))
-                packet.opaque = packed
+                packet.opaque = count, packed
+                count += 1
                 frames = packet.decode()
             except StopIteration:
                 break
             except (av.error.FFmpegError, ValueError) as error:
-                if gathered:
-                    yield piece()
-                yield lost(" ".join(str(error).split()))
+                damaged.append((count - 1, " ".join(str(error).split())))
                 if isinstance(error, av.error.EOFError):
                     break
-                number += 1
                 continue
-            for frame in frames:
-                if gathered and (frame.key_frame or frame.is_corrupt or len(gathered) >= _MOST_FRAMES):
-                    yield piece()
+            for frame in frames:  # those of packets before the damaged one may come after its error
+                place, packets_of = frame.opaque or (count - 1, packed)
+                while damaged and damaged[0][0] < place:
+                    yield from lost(damaged.popleft()[1])
                 if frame.is_corrupt:
-                    yield lost("a frame is damaged or cut off")
-                    number += 1
+                    yield from lost("a frame is damaged or cut off")
                     continue
+                if gathered and (frame.key_frame or len(gathered) >= _MOST_FRAMES):
+                    yield piece()
                 if not gathered:
                     origin = frame.time if origin is None else origin
                     start = number / rate if frame.time is None or origin is None else frame.time - origin
-                    first, group = number, frame.opaque or packed
+                    first, group = number, packets_of
                 number += 1
                 gathered.add(codec, frame)
         if gathered:
             yield piece()
+        for _, reason in damaged:
+            yield from lost(reason)
 
 
 def as_transport_stream(clip: bytes, frame_rate: Fraction, start: float) -> bytes:

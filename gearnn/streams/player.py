@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from gearnn.distortions import Received
@@ -10,6 +11,8 @@ from gearnn.errors import StreamError
 from gearnn.streams.dash import Piece, Presentation, Representation
 from gearnn.streams.fetch import Fetched, Fetcher
 from gearnn.streams.segment import Segment
+
+_MOST_FAILURES = 5  # of a live manifest in a row
 
 
 class Choose(Protocol):
@@ -53,18 +56,32 @@ def play(
     """
     fetcher = fetcher or Fetcher()
     throughputs: deque[float] = deque(maxlen=100)
-    started, seen = time.monotonic(), -1.0
+    started, seen, number = time.monotonic(), float("-inf"), 0
     initials: dict[tuple[str, str], bytes] = {}
     while True:
         for representations, index in _places(presentation, after=seen):
             chosen = choose(representations, throughputs)
-            piece = chosen.pieces[index]
-            seen = piece.start
+            piece = replace(chosen.pieces[index], number=number)  # a live manifest forgets segments and counts anew
+            seen, number = piece.start, number + 1
             yield _fetch(chosen, piece, fetcher, initials, throughputs)
         if presentation.refresh is None or (live_seconds is not None and time.monotonic() - started >= live_seconds):
             return
-        time.sleep(presentation.refresh)
-        presentation = Presentation.open(presentation.source, fetcher)
+        presentation = _refreshed(presentation, presentation.refresh, fetcher)
+
+
+def _refreshed(presentation: Presentation, seconds: float, fetcher: Fetcher) -> Presentation:
+    """A live manifest some time later; one that cannot be read, as while it is being replaced, is tried again.
+
+    Raises:
+        StreamError: it could not be read several times in a row.
+    """
+    for _ in range(_MOST_FAILURES):
+        time.sleep(seconds)
+        try:
+            return Presentation.open(presentation.source, fetcher)
+        except StreamError as error:
+            reason = error
+    raise reason
 
 
 def _places(presentation: Presentation, *, after: float) -> Iterator[tuple[Sequence[Representation], int]]:

@@ -167,7 +167,7 @@ class Session:
             **clock,
         }
         try:
-            truth = None if self.truth is None else self.truth(segment.name, index)
+            truth = None if self.truth is None else self.truth(segment.name, index, image.size)
             started = time.perf_counter()
             sample = Sample(image=image, target=truth, name=f"{segment.name}-{index}")
             prediction = self.gearbox.predict([sample], [choice.used])[0]

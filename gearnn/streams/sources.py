@@ -51,7 +51,9 @@ def open_source(
 
 def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
     files = sorted((p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS), key=_natural)
-    first = next((file for file in files if file.stem.lower().startswith("init")), None)
+    fragments = [file for file in files if file.suffix.lower() == ".m4s"]
+    starts = [*fragments, *(file for file in files if file.suffix.lower() in (".mp4", ".m4v"))] if fragments else []
+    first = next((file for file in starts if file.stem.lower().startswith("init")), None)
     files = [file for file in files if file is not first]
     if not files:
         raise StreamError(f"{folder}: expected segments ({', '.join(sorted(_IMAGES | _CLIPS))}), but there are none")

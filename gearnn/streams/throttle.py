@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,10 @@ def read_trace(path: Path) -> list[tuple[float, float]]:
     try:
         with path.open(newline="") as file:
             rows = [(float(row[0]), float(row[1])) for row in csv.reader(file) if row and not row[0].startswith("#")]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise StreamError(f"{path}: expected lines `seconds,kbit/s`: {error}") from error
     rising = all(a[0] < b[0] for a, b in itertools.pairwise(rows))
-    if not rows or rows[0][0] != 0 or not rising or any(rate <= 0 for _, rate in rows):
+    if not rows or rows[0][0] != 0 or not rising or not all(0 < rate < math.inf for _, rate in rows):
         raise StreamError(f"{path}: expected seconds that rise from 0, and a bandwidth above 0 in every line")
     return rows
 
@@ -86,6 +87,7 @@ class _Pace:
 
 class _Handler(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections are kept, as servers of video do
+    disable_nagle_algorithm = True  # else the last part of a small answer waits for what TCP acknowledges late
 
     def __init__(self, *args: Any, pace: _Pace, **kwargs: Any) -> None:
         self._pace = pace

@@ -211,10 +211,10 @@ def test_a_pyav_without_x264_is_told(photo: Image.Image) -> None:
 
 
 def test_a_machine_without_pyav_is_told(photo: Image.Image) -> None:
-    video._av.cache_clear()
+    video.av_library.cache_clear()
     with patch.dict("sys.modules", {"av": None}), pytest.raises(CodecError, match=r"expected PyAV.*`pip install av`"):
         encode(photo, "h264:crf=23")
-    video._av.cache_clear()
+    video.av_library.cache_clear()
 
 
 def test_truncated_and_damaged_streams_are_typed_errors(photo: Image.Image) -> None:
