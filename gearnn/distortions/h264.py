@@ -84,13 +84,14 @@ def _without_packets(data: bytes) -> bytes:
     """The payload of an MPEG transport stream's first packets, whose headers cut x264's text; else the bytes."""
     if data[:1] != b"G" or data[_PACKET : _PACKET + 1] not in (b"G", b""):
         return data
-    payload = []
+    payloads: dict[int, list[bytes]] = {}  # by stream, because those of sound stand between them
     for start in range(0, min(len(data), _MOST_PACKETS * _PACKET) - _PACKET + 1, _PACKET):
         control = data[start + 3] >> 4
         skipped = 4 + (1 + data[start + 4] if control & 2 else 0)  # header, and adaptation field where there is one
         if control & 1:
-            payload.append(data[start + skipped : start + _PACKET])
-    return b"".join(payload)
+            stream = (data[start + 1] & 0x1F) << 8 | data[start + 2]
+            payloads.setdefault(stream, []).append(data[start + skipped : start + _PACKET])
+    return b"".join(part for parts in payloads.values() for part in parts)
 
 
 def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:

@@ -117,11 +117,11 @@ class _Reader:
         for index, node in enumerate(nodes):
             start = _seconds(node.start, self._source) if node.start else start
             length = self._length(nodes, index, start)
-            found = []
-            for group in node.adaptation_sets or []:
-                if _is_video(group):
-                    found = [self._representation(node, group, r, start, length) for r in group.representations or []]
-                    break
+            found = [
+                self._representation(node, group, representation, start, length)
+                for group in _of_video(node.adaptation_sets or [])
+                for representation in group.representations or []
+            ]
             whole = [_counted(r, number) for r in found]
             number += max((len(r.pieces) for r in whole), default=0)
             yield Period(representations=tuple(sorted(whole, key=lambda r: r.bandwidth)))
@@ -241,9 +241,18 @@ def _parsed(text: str, source: str) -> Any:
         raise StreamError(f"{source}: expected a DASH manifest: {' '.join(str(error).split())}") from error
 
 
-def _is_video(group: Any) -> bool:
+def _of_video(groups: Sequence[Any]) -> list[Any]:
+    """Adaptation sets of video, or of images where there are none; without those for players' tricks.
+
+    Some writers, FFmpeg among them, put every quality into a set of its own.
+    """
+    plain = [group for group in groups if not group.essential_properties]
+    return [g for g in plain if _holds(g, "video")] or [g for g in plain if _holds(g, "image")]
+
+
+def _holds(group: Any, kind: str) -> bool:
     names = [group.content_type, group.mime_type, *(r.mime_type for r in group.representations or [])]
-    return any(name and name.startswith(("video", "image")) for name in names)
+    return any(name and name.startswith(kind) for name in names)
 
 
 def _joined(base: str, nodes: Sequence[Any] | None) -> str:

@@ -61,12 +61,13 @@ def by_ffmpeg(folder: Path, **options: str) -> tuple[list[Image.Image], dict[tup
 
 @pytest.mark.parametrize("timeline", ["0", "1"])
 @pytest.mark.parametrize("over_http", [False, True])
+@pytest.mark.parametrize("sets", [{"adaptation_sets": "id=0,streams=v"}, {}])
 def test_what_the_muxer_of_ffmpeg_wrote_plays_to_the_frames_that_were_encoded(
-    tmp_path: Path, timeline: str, over_http: bool
+    tmp_path: Path, timeline: str, over_http: bool, sets: dict[str, str]
 ) -> None:
-    originals, decoded = by_ffmpeg(
-        tmp_path, seg_duration="0.4", use_timeline=timeline, use_template="1", adaptation_sets="id=0,streams=v"
-    )
+    """All qualities in one adaptation set, or, as FFmpeg does by default, each in its own."""
+    originals, decoded = by_ffmpeg(tmp_path, seg_duration="0.4", use_timeline=timeline, use_template="1", **sets)
+    assert (tmp_path / "manifest.mpd").read_text().count("<AdaptationSet") == (1 if sets else 2)
     with serving(tmp_path) as (address, _):
         presentation = Presentation.open(f"{address}/manifest.mpd" if over_http else str(tmp_path / "manifest.mpd"))
         assert [r.id for r in presentation.periods[0].representations] == ["1", "0"]  # by bandwidth
