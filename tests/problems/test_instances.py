@@ -231,7 +231,7 @@ def test_an_adaptor_changes_its_layers_only_and_stays_below_its_bound(
 def test_gears_share_the_bases_tensors_and_a_mixed_stream_equals_each_levels_own_network(
     network: nn.Module, adaptors: list[Adaptor]
 ) -> None:
-    gearbox = GearBox(network, adaptors, PROBLEM)
+    gearbox = GearBox(network, adaptors, PROBLEM, batch_size=1)  # as many frames at once as the networks beside it
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     for adaptor in adaptors:
         gear = gearbox.model(adaptor.level).state_dict()
@@ -246,9 +246,12 @@ def test_gears_share_the_bases_tensors_and_a_mixed_stream_equals_each_levels_own
             if adaptor.level == answer.used:
                 alone = adaptor.apply(network)
         assert same(answer.prediction, GearBox(alone, [], PROBLEM).infer([data], level="pristine")[0].prediction)
+    for one, other in zip(answers, GearBox(network, adaptors, PROBLEM).infer(stream), strict=True):
+        best, best_together = one.prediction.scores[:1], other.prediction.scores[:1]  # batches round differently
+        torch.testing.assert_close(best_together, best, rtol=1e-3, atol=1e-3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert gearbox.model("pristine") is network
-    assert not same(answers[0].prediction, gearbox.infer(stream[:1], level="pristine")[0].prediction)
+    assert not same(answers[0].prediction, gearbox.infer(stream[:1], level="pristine", trust_level=True)[0].prediction)
 
 
 def test_adaptors_of_another_network_are_refused(adaptors: list[Adaptor]) -> None:
