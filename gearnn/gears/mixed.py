@@ -55,6 +55,7 @@ class _Choice:
 
     seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     chosen: int | None = None
+    is_compared: bool = False
 
     def turn(self) -> int:
         """Which way to take now: the chosen one, else the one that was timed less."""
@@ -81,9 +82,11 @@ class MixedRunner:
         """Outputs of a batch in the order of its frames; see :class:`MixedNetwork`."""
         if not isinstance(batch, Tensor) or self.refused:
             return in_sub_batches(self._at, batch, levels)
-        choice = self._choice(batch, levels)
-        if choice is None:
-            return self._compare(batch, levels)
+        choice, is_new = self._choice(batch, levels)
+        if is_new:
+            return self._compare(batch, levels, choice)
+        if not choice.is_compared:  # another thread is at it
+            return in_sub_batches(self._at, batch, levels)
         way = choice.turn()
         if choice.chosen is not None:
             return self.one_forward(batch, levels) if way == 0 else in_sub_batches(self._at, batch, levels)
@@ -107,19 +110,19 @@ class MixedRunner:
     def _at(self, level: Level) -> AbstractContextManager[nn.Module]:
         return nullcontext(self._base if level is None else self._networks[level])
 
-    def _choice(self, batch: Tensor, levels: Sequence[Level]) -> _Choice | None:
-        """What is known of batches like this one; None for the first of its kind."""
+    def _choice(self, batch: Tensor, levels: Sequence[Level]) -> tuple[_Choice, bool]:
+        """What is known of batches like this one, and whether it is the first of its kind."""
         autocast = torch.is_autocast_enabled(batch.device.type)
         key = (tuple(batch.shape), batch.dtype, autocast, len(set(levels)), batch.is_contiguous())
         with self._lock:
             if key in self._choices:
-                return self._choices[key]
+                return self._choices[key], False
             if len(self._choices) >= _MOST_CHOICES:
                 self._choices.clear()
-            self._choices[key] = _Choice()
-        return None
+            choice = self._choices[key] = _Choice()
+        return choice, True
 
-    def _compare(self, batch: Tensor, levels: Sequence[Level]) -> Any:
+    def _compare(self, batch: Tensor, levels: Sequence[Level], choice: _Choice) -> Any:
         """Run both ways once; where the first fails or differs, it is not taken again."""
         expected = in_sub_batches(self._at, batch, levels)
         try:
@@ -130,6 +133,7 @@ class MixedRunner:
         if reason:
             self.refused = reason
             logging.getLogger("gearnn").info("mixed batches run in sub-batches, because: %s", reason)
+        choice.is_compared = True
         return expected
 
 
