@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.terminal import console, counting, preflight_data, print_table, running, write_answer
+from flows.terminal import console, counting, fail, preflight_data, print_table, running, write_answer
+from gearnn.errors import GearNNError
 
+_MOST_RECORDS = 200_000  # that the plot shows; the log has all
 _SHOW = ("none", "masks", "overlays")
 
 
@@ -49,6 +52,8 @@ def stream(
         from gearnn.streams import Session, Truth, open_source
         from gearnn.streams.throttle import read_trace, throttled
 
+        if frame_rate <= 0:
+            raise PlanError(f"--frame-rate: expected more than 0, but got {frame_rate:g}")
         for name, value, words in (("show", show, _SHOW), ("precision", precision, ("auto", "fp32", "bf16"))):
             if value not in words:
                 raise PlanError(f"--{name}: expected {', '.join(words)}, but got {value!r}")
@@ -88,10 +93,13 @@ def present(
     with running():
         from fractions import Fraction
 
+        from gearnn.errors import PlanError
         from gearnn.plan import Plan
         from gearnn.resolve import open_role
         from gearnn.streams.presentation import write_presentation
 
+        if frames < 1 or frame_rate <= 0:
+            raise PlanError(f"expected --frames and --frame-rate above 0, but got {frames}, {frame_rate:g}")
         checked = Plan.load(plan)
         preflight_data(checked)
         with counting("encoding segments", unit="segments") as count:
@@ -142,7 +150,7 @@ def _representations(plan: Any, texts: list[str]) -> list[Any]:
 
 def _follow(session: Any, segments: Iterator[Any], output: Path, show: str) -> list[Any]:
     """Run a session to its end, or to Ctrl-C; one line of the log a frame, as it comes."""
-    records = []
+    records: deque[Any] = deque(maxlen=_MOST_RECORDS)
     with (output / "log.jsonl").open("w") as log, _view(session) as update:
         try:
             for record, shown in session.run(segments):
@@ -154,7 +162,9 @@ def _follow(session: Any, segments: Iterator[Any], output: Path, show: str) -> l
                 update(record)
         except KeyboardInterrupt:
             console.print("stopped; what ran until now is told below")
-    return records
+        except GearNNError as error:  # the source ended badly; what ran is told all the same
+            fail(str(error))
+    return list(records)
 
 
 def _draw(problem: Any, shown: Any, target: Path, show: str) -> None:

@@ -88,9 +88,8 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
     except GearError:
         if policy.off_map != "base":
             raise
-        return Choice(
-            sensed=level, used=DistortionLevel(), misfit=sensed.misfit, off_map=f"no adaptor for {level.kind}"
-        )
+        far, reason = distance(level, DistortionLevel()), f"no adaptor for {level.kind}"
+        return Choice(sensed=level, used=DistortionLevel(), misfit=sensed.misfit, distance=far, off_map=reason)
     far = distance(level, used) if level.parts else 0.0
     choice = Choice(sensed=level, used=used, misfit=sensed.misfit, distance=far)
     limit = policy.max_distance.get(level.kind)
@@ -99,7 +98,10 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
     if policy.off_map == "error":
         raise GearError(f"{level} is {far:g} away from {used}, the nearest gear; expected at most {limit:g}")
     reason = f"{far:.3g} away from {used}, more than {limit:g}"
-    return replace(choice, used=DistortionLevel() if policy.off_map == "base" else used, off_map=reason)
+    if policy.off_map == "base":
+        base = DistortionLevel()
+        return replace(choice, used=base, distance=distance(level, base), off_map=reason)
+    return replace(choice, off_map=reason)
 
 
 def check_hint(hint: DistortionLevel, received: Received, gears: Collection[DistortionLevel]) -> None:

@@ -245,7 +245,13 @@ class GearBox:
     def memory(self) -> list[Held]:
         """What is kept: the base, then every level's adaptor; values, bytes resident and bytes on disk."""
         own: Mapping[DistortionLevel, Sequence[Tensor]] = {lv: self.gears.own_tensors(lv) for lv in self._levels}
-        return held_by(self.base, own, self._values, self._disk, [*self.gears.networks(), self.base])
+        return held_by(self.base, own, self._values, self._disk, self._kept())
+
+    def _kept(self) -> list[Tensor]:
+        """Every tensor of the networks, and those kept beside them for all levels."""
+        networks = [*self.gears.networks(), self.base]
+        of_networks = [t for network in networks for t in (*network.parameters(), *network.buffers())]
+        return [*of_networks, *self.gears.shared_tensors()]
 
     def _gear(self, level: DistortionLevel | str) -> DistortionLevel | None:
         """The level as the gears know it; None for the base.

@@ -11,7 +11,7 @@ from torch import inference_mode
 from gearnn.choice import Choice, Policy, Steady, check_hint, choose, sense_or_reason
 from gearnn.datasets.frames import Sample
 from gearnn.distortions import Received, Sensed
-from gearnn.errors import DataError, GearError, GearNNError, SenseError
+from gearnn.errors import DataError, GearNNError
 from gearnn.levels import DistortionLevel
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def infer(
             choice = choose_gear(gearbox, received, hint, trust_hint=trust_hint, policy=policy)
             choice = choice if steady is None else steady(choice)
             ready.append((index, choice, Sample(image=received.image, target=None, name=str(index))))
-        except (SenseError, DataError, GearError) as error:
+        except GearNNError as error:
             answers[index] = named(error, index)
     samples, levels = [sample for *_, sample in ready], [choice.used for _, choice, _ in ready]
     for (index, choice, _), found in zip(ready, predict(gearbox, samples, levels), strict=True):

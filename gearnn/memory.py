@@ -96,7 +96,7 @@ def held_by(
     own: Mapping[DistortionLevel, Sequence[Tensor]],
     values: Mapping[DistortionLevel, int],
     disk: Mapping[DistortionLevel | None, int | None],
-    networks: Sequence[nn.Module],
+    kept: Sequence[Tensor],
 ) -> list[Held]:
     """What a gearbox keeps, measured on its tensors.
 
@@ -105,14 +105,13 @@ def held_by(
         own: level -> tensors that are kept for it alone.
         values: level -> values of its adaptor.
         disk: level -> bytes of its adaptor's file; None -> those of the base's.
-        networks: every network that runs.
+        kept: every tensor of the networks that run, and of what their levels share.
     """
     rows = [Held(name="base", values=model_size(base), resident=resident_bytes([base]), disk=disk.get(None))]
     for level, tensors in own.items():
         size = sum(storage_bytes(tensors).values())
         rows.append(Held(name=str(level), values=values[level], resident=size, disk=disk.get(level)))
-    of_networks = storage_bytes(t for network in networks for t in (*network.parameters(), *network.buffers()))
-    all_bytes = sum((of_networks | storage_bytes(t for tensors in own.values() for t in tensors)).values())
+    all_bytes = sum((storage_bytes(kept) | storage_bytes(t for tensors in own.values() for t in tensors)).values())
     shared = all_bytes - sum(row.resident for row in rows)
     if shared:
         rows.append(

@@ -15,7 +15,7 @@ from gearnn.datasets.streets import Streets
 from gearnn.distortions import calibrate, decode, encode, needs_calibration
 from gearnn.errors import AdaptorError, DataError, GearError, PlanError, SenseError
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
+from gearnn.gears import Hold, InPlace
 from gearnn.levels import DistortionLevel
 from gearnn.problem import SemanticSegmentation
 from tests.conftest import TinyNet
@@ -285,6 +285,8 @@ def test_memory_says_what_is_there(tiny: nn.Module, problem: SemanticSegmentatio
     networks = [gearbox.base, *gearbox.gears.networks()]
     tensors = [t for network in networks for t in (*network.parameters(), *network.buffers())]
     slabs = [t for level in gearbox.levels for t in gearbox.gears.own_tensors(level)]
+    if isinstance(gearbox.gears, InPlace):
+        slabs += [t for targets, sources in gearbox.gears._copies.values() for t in (*targets, *sources)]
     distinct = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*tensors, *slabs)}
     assert rows["in all"].resident == sum(distinct.values())
 

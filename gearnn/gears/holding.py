@@ -27,6 +27,10 @@ class Gears(Protocol):
         """Every network that runs, the base's among them."""
         ...
 
+    def shared_tensors(self) -> Sequence[Tensor]:
+        """Tensors that are kept for all levels, besides those of the networks."""
+        ...
+
     def own_tensors(self, level: DistortionLevel) -> Sequence[Tensor]:
         """Tensors that are kept for this level alone."""
         ...

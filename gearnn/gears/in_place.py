@@ -49,6 +49,7 @@ class InPlace:
 
     def __init__(self, base: nn.Module, adaptors: Mapping[DistortionLevel, Adaptor]) -> None:
         self._lock = threading.RLock()
+        self._of_base: list[Tensor] = []  # the base's values of what any level adapts, in the order of the slab
         self._slabs: dict[DistortionLevel, list[Tensor]] = {level: [] for level in adaptors}
         self._copies: dict[DistortionLevel | None, tuple[list[Tensor], list[Tensor]]]
         self._copies = {level: ([], []) for level in (None, *adaptors)}
@@ -97,6 +98,9 @@ class InPlace:
     def networks(self) -> Sequence[nn.Module]:
         return [self.network]
 
+    def shared_tensors(self) -> Sequence[Tensor]:
+        return self._of_base
+
     def own_tensors(self, level: DistortionLevel) -> Sequence[Tensor]:
         return self._slabs[level]
 
@@ -125,6 +129,7 @@ class InPlace:
         of_base = torch.zeros(size, dtype=dtype, device=device)
         for place in places.values():
             place.in_slab(of_base, place.start).copy_(place.tensor)
+        self._of_base.append(of_base)
         own = of_base.clone()
         for name, place in places.items():
             _hang(self.network, tied.get(name, [name]), place, own)

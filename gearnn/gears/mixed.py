@@ -113,7 +113,7 @@ class MixedRunner:
     def _choice(self, batch: Tensor, levels: Sequence[Level]) -> tuple[_Choice, bool]:
         """What is known of batches like this one, and whether it is the first of its kind."""
         autocast = torch.is_autocast_enabled(batch.device.type)
-        key = (tuple(batch.shape), batch.dtype, autocast, len(set(levels)), batch.is_contiguous())
+        key = (tuple(batch.shape), batch.dtype, autocast, frozenset(levels), batch.is_contiguous())
         with self._lock:
             if key in self._choices:
                 return self._choices[key], False
@@ -200,13 +200,14 @@ def _tree(base: nn.Module, networks: Mapping[DistortionLevel, nn.Module], now: _
     shared = {id(t): t for t in (*base.parameters(), *base.buffers())}
     tree = copy.deepcopy(base, memo=shared)
     replaced: list[str] = []
-    for path, module in base.named_modules():
+    made: dict[int, nn.Module] = {}  # a module that stands in several places is replaced in all of them
+    for path, module in base.named_modules(remove_duplicate=False):
         inside = any(path.startswith(f"{outer}.") for outer in replaced)
         others = {level: network.get_submodule(path) for level, network in networks.items()}
         if inside or not any(_differ(module, other) for other in others.values()):
             continue
         kind = _BatchNormPerLevel if _is_plain_batchnorm(module) else _PerLevel
-        fresh = kind(module, others, now)
+        fresh = made.setdefault(id(module), kind(module, others, now))
         if not path:
             return fresh
         owner, _, name = path.rpartition(".")

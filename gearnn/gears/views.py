@@ -45,6 +45,9 @@ class Views:
     def networks(self) -> Sequence[nn.Module]:
         return [self._base, *self._networks.values()]
 
+    def shared_tensors(self) -> Sequence[Tensor]:
+        return []
+
     def own_tensors(self, level: DistortionLevel) -> Sequence[Tensor]:
         shared = {id(tensor) for tensor in stored_tensors(self._base).values()}
         own = {id(t): t for t in stored_tensors(self._networks[level]).values() if id(t) not in shared}

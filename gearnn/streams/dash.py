@@ -97,7 +97,12 @@ class Presentation:
         reader = _Reader(source, _joined(source, manifest.base_urls), manifest, now or datetime.now(UTC), is_live)
         try:
             periods = tuple(reader.periods())
-        except (TypeError, ValueError, ArithmeticError) as error:  # an attribute that is missing or impossible
+        except (
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+        ) as error:  # an attribute that is missing or impossible
             raise StreamError(f"{source}: expected a DASH manifest: {' '.join(str(error).split())}") from error
         if not is_live and not any(r.pieces for period in periods for r in period.representations):
             raise StreamError(f"{source}: expected a manifest with segments of video, but it has none")

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from gearnn.errors import StreamError
@@ -47,7 +47,7 @@ class Fetcher:
         return Fetched(data=data, seconds=time.perf_counter() - started)
 
     def _file(self, address: str, byte_range: str) -> bytes:
-        path = Path(url2pathname(unquote(urlsplit(address).path)))
+        path = Path(url2pathname(urlsplit(address).path))
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -83,8 +83,13 @@ class Fetcher:
 
 
 def _part(data: bytes, byte_range: str) -> bytes:
+    if not byte_range:
+        return data
     first, _, last = byte_range.partition("-")
-    return data[int(first) : int(last) + 1 if last else None] if byte_range else data
+    try:
+        return data[int(first) : int(last) + 1 if last else None]
+    except ValueError as error:
+        raise StreamError(f"expected a range of bytes first-last, but got {byte_range!r}") from error
 
 
 def _read(answer: Any, address: str) -> bytes:

@@ -31,7 +31,7 @@ def read_video(source: str) -> Iterator[Segment]:
     options = {"export_side_data": "venc_params", "max_pixels": str(MAX_PIXELS)}
     try:
         file = av.open(source, options=options, timeout=(10.0, 10.0))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, av.error.FFmpegError) as error:
         raise StreamError(f"{source}: expected a video that FFmpeg reads: {' '.join(str(error).split())}") from error
     if not file.streams.video:
         file.close()
@@ -74,7 +74,7 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
         while True:
             try:
                 packet = next(packets)
-                packed = [] if packet.is_keyframe else packed
+                packed = [] if packet.is_keyframe or len(packed) >= 2 * _MOST_FRAMES else packed
                 packed.append(bytes(packet))
                 packet.opaque = count, packed
                 count += 1

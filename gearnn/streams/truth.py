@@ -75,7 +75,7 @@ class Truth:
         try:
             with Image.open(path) as image:
                 mask = np.array(image)
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise StreamError(f"{path}: expected a mask: {' '.join(str(error).split())}") from error
         if mask.ndim != 2:
             raise StreamError(f"{path}: expected a mask of one channel, but got {image.mode}")

@@ -245,3 +245,24 @@ def test_a_batch_of_another_length_is_refused(drn: nn.Module) -> None:
     box = GearBox(drn, adapted(drn, ["base.0.1"]))
     with pytest.raises(ValueError, match="expected a batch of 8 frames, as many as levels, but got 3"):
         box.mixed(BATCH)(torch.zeros(3, 3, 16, 16))
+
+
+def test_a_module_in_two_places_is_adapted_in_both() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Conv2d(3, 3, 1)
+            self.again = self.a
+            self.c = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.again(self.a(x)))
+
+    torch.manual_seed(0)
+    base = Twice().eval()
+    adaptors = [*adapted(base, ["c"], LEVELS[:2]), *adapted(base, ["a"], LEVELS[2:])]
+    box, x = GearBox(base, adaptors), torch.randn(4, 3, 4, 4)
+    for levels in ((LEVELS[0], LEVELS[1]) * 2, (LEVELS[0], LEVELS[2]) * 2):
+        for _ in range(8):
+            with torch.inference_mode():
+                torch.testing.assert_close(box.mixed(levels)(x), one_by_one(box, x, levels))
