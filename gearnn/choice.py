@@ -4,6 +4,7 @@ Three steps: what a frame's level is (:class:`gearnn.distortions.Sensor`, or a h
 means (:func:`choose`), and, within a stream, whether a change of gear is worth it (:class:`Steady`).
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -55,6 +56,7 @@ class Choice:
         misfit: how far the input was from the level sensed, in the kind's unit.
         distance: from the level sensed to the one used, in the kind's unit; for a combination as a share of ranges.
         off_map: why the frame is off the map; nothing where it is not.
+        reach: largest distance that the policy allows for the level's kind.
     """
 
     sensed: DistortionLevel | None
@@ -62,6 +64,7 @@ class Choice:
     misfit: float = 0.0
     distance: float = 0.0
     off_map: str = ""
+    reach: float = math.inf
 
 
 def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], policy: Policy) -> Choice:
@@ -91,9 +94,9 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
         far, reason = distance(level, DistortionLevel()), f"no adaptor for {level.kind}"
         return Choice(sensed=level, used=DistortionLevel(), misfit=sensed.misfit, distance=far, off_map=reason)
     far = distance(level, used) if level.parts else 0.0
-    choice = Choice(sensed=level, used=used, misfit=sensed.misfit, distance=far)
-    limit = policy.max_distance.get(level.kind)
-    if limit is None or far <= limit:
+    limit = policy.max_distance.get(level.kind, math.inf)
+    choice = Choice(sensed=level, used=used, misfit=sensed.misfit, distance=far, reach=limit)
+    if far <= limit:
         return choice
     if policy.off_map == "error":
         raise GearError(f"{level} is {far:g} away from {used}, the nearest gear; expected at most {limit:g}")
@@ -134,7 +137,8 @@ class Steady:
     """Hysteresis for one stream, so that a level that jitters between two gears does not shift with every frame.
 
     A shift happens at once where the new gear is nearer by more than ``margin``, and else after
-    ``patience`` frames in a row that all ask for it. Between kinds it always happens at once.
+    ``patience`` frames in a row that all ask for it. Between kinds, and where the policy does not allow
+    the present gear, it always happens at once.
 
     Args:
         margin: 1.0 asks for a gear that is at least twice as near as the present one.
@@ -157,7 +161,12 @@ class Steady:
         held = distance(choice.sensed, current) if choice.sensed.parts or current.parts else 0.0
         self._times = self._times + 1 if wanted == self._wanted else 1
         self._wanted = wanted
-        if held == float("inf") or choice.distance * (1.0 + self.margin) < held or self._times >= self.patience:
+        if (
+            held > choice.reach
+            or held == math.inf
+            or choice.distance * (1.0 + self.margin) < held
+            or self._times >= self.patience
+        ):
             return self._shift(choice)
         return replace(choice, used=current, distance=held)
 

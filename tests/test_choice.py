@@ -102,6 +102,12 @@ def test_another_kind_shifts_at_once_and_the_distance_told_is_that_of_the_gear_t
     assert (str(held.used), held.distance) == ("jpeg:quality=10", 11.0)
 
 
+def test_a_gear_that_the_policy_does_not_allow_is_not_held() -> None:
+    steady, policy = Steady(), Policy(off_map="error", max_distance={"jpeg": 9})
+    shifted = [str(steady(choose(sensed(level), GEARS, policy)).used) for level in q(10, 19, 21)]
+    assert shifted == q(10, 10, 30)
+
+
 def test_frames_that_run_the_base_for_want_of_a_gear_are_not_held_up() -> None:
     steady, policy = Steady(), Policy(off_map="base")
     assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"

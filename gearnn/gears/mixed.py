@@ -44,6 +44,7 @@ class MixedNetwork(nn.Module):
         Args:
             batch: a tensor [B, ...] or a list of B frames, B the number of levels.
         """
+        batch = list(batch) if isinstance(batch, tuple) else batch
         if len(batch) != len(self._levels):
             raise ValueError(f"expected a batch of {len(self._levels)} frames, as many as levels, but got {len(batch)}")
         return self._run(batch, self._levels)

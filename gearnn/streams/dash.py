@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -146,8 +147,8 @@ class _Reader:
     def _representation(self, period: Any, group: Any, node: Any, start: float, length: float | None) -> Representation:
         base = _joined(_joined(_joined(self._base, period.base_urls), group.base_urls), node.base_urls)
         levels = (node, group, period)  # what is nearer to the representation counts
-        template = next((level.segment_templates[0] for level in levels if level.segment_templates), None)
-        listed = next((level.segment_lists[0] for level in levels if level.segment_lists), None)
+        template = _inherited([level.segment_templates[0] for level in levels if level.segment_templates])
+        listed = _inherited([level.segment_lists[0] for level in levels if level.segment_lists])
         indexed = next((level.segment_bases[0] for level in levels if level.segment_bases), None)
         if template is not None:
             pieces = list(self._by_template(template, node, base, start, length))
@@ -233,6 +234,16 @@ def _counted(representation: Representation, first: int) -> Representation:
     """The same with its segments numbered from ``first`` on, because every period starts its own numbers anew."""
     pieces = tuple(replace(piece, number=first + index) for index, piece in enumerate(representation.pieces))
     return replace(representation, pieces=pieces)
+
+
+def _inherited(nodes: Sequence[Any]) -> Any:
+    """One node with the attributes of several, the nearest first; None where there is none (5.3.9.1)."""
+    if not nodes:
+        return None
+    found = dict.fromkeys(vars(nodes[0]))
+    for node in reversed(nodes):
+        found |= {name: value for name, value in vars(node).items() if value not in (None, [])}
+    return SimpleNamespace(**found)
 
 
 def _parsed(text: str, source: str) -> Any:

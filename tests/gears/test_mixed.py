@@ -207,6 +207,7 @@ def test_a_detector_takes_lists_and_gives_answers_in_order(tiny: nn.Module) -> N
         images = [torch.randn(3, 4 + i, 4) for i in range(8)]
         with torch.inference_mode():
             found = box.mixed(BATCH)(images)
+            assert [a["score"] for a in box.mixed(BATCH)(tuple(images))] == [a["score"] for a in found]
             for image, level, answer in zip(images, BATCH, found, strict=True):
                 with box.at(level) as network:
                     assert torch.equal(answer["score"], network([image])[0]["score"])

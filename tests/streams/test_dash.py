@@ -106,6 +106,15 @@ def test_a_template_with_a_duration_counts_to_the_end_of_the_period(tmp_path: Pa
     assert seen(Presentation.open(one(tmp_path, inner))) == [(0, 0.0, "0"), (1, 5.0, "1")]
 
 
+def test_attributes_of_outer_templates_are_inherited(tmp_path: Path) -> None:
+    outer = '<SegmentTemplate timescale="2" duration="8" initialization="init.mp4" startNumber="5"/>'
+    inner = ONE.format('<SegmentTemplate media="a-$Number$"/>')
+    path = write(tmp_path, f"<Period>{VIDEO.format(outer + inner)}</Period>", WHOLE)
+    found = pieces(Presentation.open(path))
+    assert [(p.start, p.address.rpartition("/")[2]) for p in found] == [(0.0, "a-5"), (4.0, "a-6"), (8.0, "a-7")]
+    assert {p.initial.rpartition("/")[2] for p in found} == {"init.mp4"}
+
+
 @pytest.mark.parametrize(
     ("text", "segments"),
     [("PT10S", 4), ("PT0H0M9.000S", 3), ("P0Y0M0DT0H0M9.5S", 4), ("P1DT1S", 28801), ("PT2M", 40), ("PT9.0000001S", 3)],
