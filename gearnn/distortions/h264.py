@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from gearnn.distortions import video
+from gearnn.distortions import video, x264
 from gearnn.distortions.kinds import Kind, Parameter, Sensed, Values
 from gearnn.distortions.received import Received
 from gearnn.errors import DataError, SenseError
@@ -31,8 +31,8 @@ _SNAP, _SNAP_INTER = 2.5, 3.5
 
 
 def encode_clip(frames: Sequence[Image.Image], *, crf: float, gop: int, preset: str, pixels: str) -> bytes:
-    """Compress a sequence as a streaming device would; see :func:`gearnn.distortions.video.encode_h264`."""
-    return video.encode_h264(frames, crf=crf, gop=gop, preset=preset, pixels=pixels)
+    """Compress a sequence as a streaming device would; see :func:`gearnn.distortions.x264.encode_h264`."""
+    return x264.encode_h264(frames, crf=crf, gop=gop, preset=preset, pixels=pixels)
 
 
 def encode(image: Image.Image, *, crf: float, gop: int, preset: str, pixels: str) -> bytes:
@@ -136,8 +136,8 @@ KIND = Kind(
     parameters=(
         Parameter(name="crf", type=float, low=LOW, high=HIGH, unit="constant rate factor"),
         Parameter(name="gop", type=int, low=1, high=600, unit="frames from key frame to key frame", default=250),
-        Parameter(name="preset", type=str, choices=video.PRESETS, unit="preset of x264", default="medium"),
-        Parameter(name="pixels", type=str, choices=video.PIXELS, unit="chroma format", default="yuv420p"),
+        Parameter(name="preset", type=str, choices=x264.PRESETS, unit="preset of x264", default="medium"),
+        Parameter(name="pixels", type=str, choices=x264.PIXELS, unit="chroma format", default="yuv420p"),
     ),
     pristine={"crf": LOW},
     pristine_is_a_level=False,
@@ -148,5 +148,5 @@ KIND = Kind(
     sense=sense,
     distance=_distance,
     strength=lambda values: float(values["crf"]),
-    version=video.version,
+    version=x264.version,
 )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from gearnn.distortions import video
+from gearnn.distortions import video, x264
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Size, Values, written
 from gearnn.distortions.received import Received
 from gearnn.errors import LevelError
@@ -41,7 +41,7 @@ def encode_clip(frames: Sequence[Image.Image], *, scale: float) -> bytes:
         scale: of width and height, up to 1.0.
     """
     size = scaled_size(frames[0].size, scale)
-    return video.encode_h264(frames, crf=CRF, gop=GOP, preset=PRESET, pixels=PIXELS, size=size)
+    return x264.encode_h264(frames, crf=CRF, gop=GOP, preset=PRESET, pixels=PIXELS, size=size)
 
 
 def encode(image: Image.Image, *, scale: float) -> bytes:
@@ -127,5 +127,5 @@ KIND = Kind(
     distance=_distance,
     strength=lambda values: -float(values["scale"]),
     shorthand=shorthand,
-    version=lambda: f"{video.version()} crf {CRF:g} {PRESET} {PIXELS}",
+    version=lambda: f"{x264.version()} crf {CRF:g} {PRESET} {PIXELS}",
 )

@@ -1,15 +1,9 @@
-"""H.264 by PyAV (FFmpeg's libraries): the only room that knows PyAV.
-
-Clips are written as elementary streams (Annex B, one access unit a frame) by libx264 on one thread, so
-that equal frames give equal bytes and as many cores are used as there are processes. x264's own SEI,
-which names its version and settings, stays in the stream, as encoders leave it.
-"""
+"""Clips read by PyAV (FFmpeg's libraries), which is imported here only; :mod:`gearnn.distortions.x264` writes them."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -20,11 +14,9 @@ from PIL import Image
 from gearnn.distortions.parameter_sets import size_of_stream
 from gearnn.errors import CodecError, DataError, InputError
 
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-PIXELS = ("yuv420p", "yuv422p", "yuv444p")
-_SUBSAMPLING = {"yuv420p": (2, 2), "yuv422p": (2, 1), "yuv444p": (1, 1)}
-_ENCODER = "libx264"
-_FRAME_RATE = 25
+FRAME_RATE = 25
+"""Of elementary streams, which state none."""
+
 _MOST_CLIP_PIXELS = 1 << 31  # in all frames of one clip, a thousand of 2 megapixels: a few seconds of decoding
 _KEY_PICTURE = 1  # AV_PICTURE_TYPE_I
 _CONTAINERS = {b"ftyp": "mov", b"\x1aE\xdf\xa3": "matroska"}
@@ -82,56 +74,6 @@ class Clip:
 def is_video(data: bytes) -> bool:
     """Whether bytes start as an H.264 elementary stream, MP4, Matroska or an MPEG transport stream do."""
     return _is_elementary(data) or _container(data) is not None
-
-
-def encode_h264(
-    frames: Sequence[Image.Image],
-    *,
-    crf: float,
-    gop: int,
-    preset: str,
-    pixels: str,
-    size: tuple[int, int] | None = None,
-) -> bytes:
-    """Encode a clip.
-
-    Args:
-        frames: RGB, all of one size.
-        crf: constant rate factor, 0 to 51.
-        gop: largest number of frames from one key frame to the next.
-        preset: of x264.
-        pixels: chroma format.
-        size: (width, height) to scale to first, bicubic; None keeps the frames' size.
-
-    Returns:
-        An elementary stream.
-
-    Raises:
-        CodecError: PyAV or its libx264 is missing, or refuses the frames.
-        DataError: the frames' size does not suit the chroma format, or differs among them.
-    """
-    av = av_library()
-    width, height = size or frames[0].size
-    _check_sizes(frames, width, height, pixels)
-    try:
-        codec = av.CodecContext.create(_ENCODER, "w")
-    except (av.error.FFmpegError, ValueError) as error:
-        raise CodecError(
-            f"h264: expected a PyAV with {_ENCODER}, but PyAV {av.__version__} here has none; the wheels on PyPI do"
-        ) from error
-    codec.width, codec.height, codec.pix_fmt = width, height, pixels
-    codec.time_base, codec.framerate, codec.thread_count = Fraction(1, _FRAME_RATE), _FRAME_RATE, 1
-    codec.options = {"crf": f"{crf:g}", "preset": preset, "g": str(gop)}
-    try:
-        packets = []
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_image(frame)
-            picture = picture.reformat(width=width, height=height, format=pixels, interpolation="BICUBIC")
-            picture.pts, picture.time_base = index, codec.time_base
-            packets += codec.encode(picture)
-        return b"".join(bytes(packet) for packet in [*packets, *codec.encode(None)])
-    except av.error.FFmpegError as error:
-        raise CodecError(f"h264: {_ENCODER} refused frames of {width}x{height} as {pixels}: {error}") from error
 
 
 def decode_clip(data: bytes) -> list[Image.Image]:
@@ -222,7 +164,7 @@ class Gatherer:
         return Clip(
             frames=tuple(frame.to_image() for frame in self._frames),
             times=tuple(
-                i / _FRAME_RATE if frame.time is None or start is None else frame.time - start
+                i / FRAME_RATE if frame.time is None or start is None else frame.time - start
                 for i, frame in enumerate(self._frames)
             ),
             codec=self._codec,
@@ -245,19 +187,6 @@ def size_of(data: bytes) -> tuple[int, int]:
             if stream.codec_context is not None and stream.codec_context.width:
                 return stream.codec_context.width, stream.codec_context.height
     raise DataError(f"expected a video that states its size, but these {len(data)} bytes do not")
-
-
-def version() -> str:
-    """What decides the bytes of a clip besides frames and settings: x264's build, as it writes it into streams."""
-    return _encoder_build()
-
-
-@cache
-def _encoder_build() -> str:
-    frame = Image.new("RGB", (16, 16))
-    data = encode_h264([frame], crf=30, gop=1, preset="ultrafast", pixels="yuv420p")
-    start = data.find(b"x264 - core")
-    return data[start : start + 30].split(b" - H.264")[0].decode("ascii", "replace") if start >= 0 else _ENCODER
 
 
 def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
@@ -314,19 +243,6 @@ def _quantisers(frame: Any, parameters: Any) -> Quantisers:
         flat=bool(difference.min() == difference.max()),
         initial=parameters.qp,
     )
-
-
-def _check_sizes(frames: Sequence[Image.Image], width: int, height: int, pixels: str) -> None:
-    across, down = _SUBSAMPLING[pixels]
-    if width % across or height % down:
-        needs = "an even width and height" if down == 2 else "an even width"
-        raise DataError(
-            f"h264: expected frames with {needs}, as {pixels} stores colours, but got {width}x{height}; "
-            f"set data.camera.size, or pixels=yuv444p in the level"
-        )
-    other = next((frame.size for frame in frames if frame.size != frames[0].size), None)
-    if other is not None:
-        raise DataError(f"h264: expected a clip with frames of one size, but got {frames[0].size} and {other}")
 
 
 def _is_elementary(data: bytes) -> bool:

@@ -18,6 +18,7 @@ from gearnn.distortions import (
     h264,
     sense,
     video,
+    x264,
 )
 from gearnn.errors import CodecError, DataError, LevelError, SenseError
 from gearnn.levels import DistortionLevel
@@ -204,7 +205,7 @@ def test_a_clip_of_different_sizes_is_refused() -> None:
 
 def test_a_pyav_without_x264_is_told(photo: Image.Image) -> None:
     with (
-        patch.object(video, "_ENCODER", "libx264_of_another_build"),
+        patch.object(x264, "_ENCODER", "libx264_of_another_build"),
         pytest.raises(CodecError, match=r"expected a PyAV with libx264_of_another_build, but PyAV .* here has none"),
     ):
         encode(photo, "h264:crf=23")
