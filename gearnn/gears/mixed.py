@@ -12,8 +12,8 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,11 +52,13 @@ class MixedNetwork(nn.Module):
 
 @dataclass(kw_only=True)
 class _Choice:
-    """What is known of both ways for batches of one shape: seconds of one forward, and of sub-batches."""
+    """What is known of both ways for batches of one shape: seconds of one forward and of sub-batches, and for which
+    levels both gave the same; what a frame gets depends on its own level, so that pairs of levels need not be tried.
+    """
 
     seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
     chosen: int | None = None
-    is_compared: bool = False
+    compared: set[Level] = field(default_factory=set)
 
     def turn(self) -> int:
         """Which way to take now: the chosen one, else the one that was timed less."""
@@ -83,11 +85,9 @@ class MixedRunner:
         """Outputs of a batch in the order of its frames; see :class:`MixedNetwork`."""
         if not isinstance(batch, Tensor) or self.refused:
             return in_sub_batches(self._at, batch, levels)
-        choice, is_new = self._choice(batch, levels)
-        if is_new:
+        choice = self._choice(batch, levels)
+        if not choice.compared.issuperset(levels):
             return self._compare(batch, levels, choice)
-        if not choice.is_compared:  # another thread is at it
-            return in_sub_batches(self._at, batch, levels)
         way = choice.turn()
         if choice.chosen is not None:
             return self.one_forward(batch, levels) if way == 0 else in_sub_batches(self._at, batch, levels)
@@ -111,20 +111,17 @@ class MixedRunner:
     def _at(self, level: Level) -> AbstractContextManager[nn.Module]:
         return nullcontext(self._base if level is None else self._networks[level])
 
-    def _choice(self, batch: Tensor, levels: Sequence[Level]) -> tuple[_Choice, bool]:
-        """What is known of batches like this one, and whether it is the first of its kind."""
+    def _choice(self, batch: Tensor, levels: Sequence[Level]) -> _Choice:
+        """What is known of batches like this one."""
         autocast = torch.is_autocast_enabled(batch.device.type)
-        key = (tuple(batch.shape), batch.dtype, autocast, frozenset(levels), batch.is_contiguous())
+        key = (tuple(batch.shape), batch.dtype, autocast, len(set(levels)), batch.is_contiguous())
         with self._lock:
-            if key in self._choices:
-                return self._choices[key], False
-            if len(self._choices) >= _MOST_CHOICES:
+            if key not in self._choices and len(self._choices) >= _MOST_CHOICES:
                 self._choices.clear()
-            choice = self._choices[key] = _Choice()
-        return choice, True
+            return self._choices.setdefault(key, _Choice())
 
     def _compare(self, batch: Tensor, levels: Sequence[Level], choice: _Choice) -> Any:
-        """Run both ways once; where the first fails or differs, it is not taken again."""
+        """Run both ways, once for every level; where the first fails or differs, it is not taken again."""
         expected = in_sub_batches(self._at, batch, levels)
         try:
             found = self.one_forward(batch, levels)
@@ -134,7 +131,8 @@ class MixedRunner:
         if reason:
             self.refused = reason
             logging.getLogger("gearnn").info("mixed batches run in sub-batches, because: %s", reason)
-        choice.is_compared = True
+        else:
+            choice.compared |= set(levels)
         return expected
 
 
@@ -144,19 +142,13 @@ class _Now(threading.local):
     parts: Sequence[Part] = ()
     size = 0
 
-    def running(self, parts: Sequence[Part], size: int) -> "_Running":
-        return _Running(self, parts, size)
-
-
-class _Running:
-    def __init__(self, now: _Now, parts: Sequence[Part], size: int) -> None:
-        self._now, self._parts, self._size = now, parts, size
-
-    def __enter__(self) -> None:
-        self._now.parts, self._now.size = self._parts, self._size
-
-    def __exit__(self, *_: object) -> None:
-        self._now.parts, self._now.size = (), 0
+    @contextmanager
+    def running(self, parts: Sequence[Part], size: int) -> Iterator[None]:
+        self.parts, self.size = parts, size
+        try:
+            yield
+        finally:
+            self.parts, self.size = (), 0
 
 
 class _PerLevel(nn.Module):
