@@ -16,6 +16,8 @@ from gearnn.datasets.streets import Streets
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
+from infra.services import Services
+from tests.servers import services as running_services
 
 settings.register_profile("house", deadline=None)  # machines are shared; no test asserts a time
 settings.load_profile("house")
@@ -58,6 +60,13 @@ def prefect_server() -> Iterator[None]:
         warnings.simplefilter("ignore")
         with prefect_test_harness(server_startup_timeout=180):
             yield
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Real servers, started once; who ends one of them has to resume it."""
+    with running_services(tmp_path_factory.mktemp("services")) as running:
+        yield running
 
 
 class TinyNet(nn.Module):

