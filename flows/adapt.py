@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow, get_run_logger, unmapped
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.runner import workers_for
+from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
 from gearnn.errors import LevelsFailedError
 from gearnn.levels import PRISTINE
@@ -25,13 +24,12 @@ from tasks.sensitivity import measure_sensitivity
 
 
 def adapt(plan: Plan) -> Adapted:
-    """Run a plan with as many fine-tunes at a time as this machine bears; see :func:`adapt_flow`."""
-    runner = ThreadPoolTaskRunner(max_workers=workers_for(plan))
-    adapted: Adapted = adapt_flow.with_options(task_runner=runner)(plan)
+    """Run a plan; see :func:`adapt_flow`."""
+    adapted: Adapted = adapt_flow(plan)
     return adapted
 
 
-@flow(name="adapt", flow_run_name="adapt {plan.registered_base}")
+@flow(name="adapt", flow_run_name="adapt {plan.registered_base}", task_runner=PlannedTaskRunner())
 @stopping_work()
 def adapt_flow(plan: Plan) -> Adapted:
     """Fine-tune the base per level, choose layers, fine-tune those, score, register, report.

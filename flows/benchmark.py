@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.contestants import Contestant, Seed
-from flows.runner import workers_for
+from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
 from gearnn.plan import Plan
 from tasks.base import prepare_base
@@ -20,13 +19,12 @@ from tasks.records import AdaptorFile, Base, Benchmarked, Data, Entrant, Frequen
 
 
 def benchmark(plan: Plan) -> Benchmarked:
-    """Run a benchmark with as many fine-tunes at a time as this machine bears; see :func:`benchmark_flow`."""
-    runner = ThreadPoolTaskRunner(max_workers=workers_for(plan))
-    measured: Benchmarked = benchmark_flow.with_options(task_runner=runner)(plan)
+    """Run a benchmark; see :func:`benchmark_flow`."""
+    measured: Benchmarked = benchmark_flow(plan)
     return measured
 
 
-@flow(name="benchmark", flow_run_name="benchmark {plan.registered_base}")
+@flow(name="benchmark", flow_run_name="benchmark {plan.registered_base}", task_runner=PlannedTaskRunner())
 @stopping_work()
 def benchmark_flow(plan: Plan) -> Benchmarked:
     """Train every solution for every seed, score them at every level, write the table and the report.

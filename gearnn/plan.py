@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import (
@@ -36,6 +36,7 @@ from gearnn.sections import (
     Section,
 )
 
+_RUNNER = re.compile(r"threads|processes|(dask|ray)(://([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5})?")
 _SIZE_ALONE = re.compile(r"resolution:[^+]*?(?<![\d/])\d+x\d+(?![\d/])")
 
 
@@ -51,8 +52,8 @@ class Plan(Section):
     partial: PartialSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
     benchmark: BenchmarkSpec = BenchmarkSpec()
     store: str = ".gearnn/store"
-    runner: Literal["threads"] = "threads"
-    workers: StrictInt | None = Field(None, ge=1, description="fine-tunes at a time; default: cores / threads; GPU: 1")
+    runner: str = Field("threads", description="threads, processes, dask, dask://host:port, ray, or ray://host:port")
+    workers: StrictInt | None = Field(None, ge=1, description="steps at a time; default: cores / threads, or GPUs")
     threads: StrictInt = Field(1, ge=1, description="of torch in each fine-tune on a CPU; results depend on it")
     loader_workers: StrictInt = Field(0, ge=0, description="processes that read frames ahead in each fine-tune")
     device: str = "auto"
@@ -79,6 +80,13 @@ class Plan(Section):
             if name in ("bounds", "frequency") and isinstance(part, dict) and "levels" in part
         }
         return dict(value) | parts
+
+    @field_validator("runner")
+    @classmethod
+    def _known_runner(cls, value: str) -> str:
+        if not _RUNNER.fullmatch(value):
+            raise ValueError("expected threads, processes, dask, dask://host:port, ray or ray://host:port")
+        return value
 
     @model_validator(mode="after")
     def _no_level_twice(self) -> Self:

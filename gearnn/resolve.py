@@ -21,6 +21,7 @@ from gearnn.models.reference import is_reference, references_in, source_digest
 from gearnn.plan import Plan
 from gearnn.problem import Problem, make_problem, problem_class, problem_names
 from gearnn.sections import Channels
+from gearnn.slots import device_for
 from gearnn.storage import Store
 
 Role = Literal["train", "promote", "test"]
@@ -33,11 +34,13 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def compute_of(plan: Plan) -> Compute:
     """Device and precision; on a CPU the calling thread is given the plan's number of torch threads.
 
+    Within a lease (:func:`gearnn.slots.leased`) of the plan's device, that is the device which was leased.
+
     Raises:
         PlanError: this machine has no such device.
     """
     try:
-        compute = Compute.resolve(plan.device, plan.precision)
+        compute = Compute.resolve(device_for(plan.device), plan.precision)
         torch.empty(1, device=compute.device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
@@ -52,9 +55,10 @@ def compute_of(plan: Plan) -> Compute:
 def numerics_of(plan: Plan) -> str:
     """What decides results besides plan and data: the precision, and on a CPU the number of threads.
 
-    Part of the key of every step that computes with a network.
+    Part of the key of every step that computes with a network; told without a tensor on the device, for the
+    steps that compute nothing because they are done.
     """
-    compute = compute_of(plan)
+    compute = Compute.resolve(plan.device, plan.precision)
     return f"{compute.precision}, {plan.threads} threads" if compute.device.type == "cpu" else compute.precision
 
 

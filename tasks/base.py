@@ -31,7 +31,7 @@ from gearnn.sections import ProblemSpec, TrainSpec
 from gearnn.storage import Ref, Store
 from tasks.progress import logger_here, reporter
 from tasks.records import AdaptorFile, Base, Data, Network
-from tasks.step import step, written
+from tasks.step import device_of, step, written
 
 
 def _reads(plan: Plan, data: Data) -> dict[str, Any]:
@@ -68,16 +68,17 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
     if plan.base.train is not None:
         moving = _train(plan).batchnorm == "moving"
         thawed = thaw_batchnorms(base) if moving else []
-        trained = finetune(
-            base,
-            samples_of(plan, "train", DistortionLevel()),
-            problem_for(plan),
-            _train(plan).recipe(seed=plan.seed, num_workers=plan.loader_workers),
-            batchnorm_statistics="all" if moving else "frozen",
-            compute=compute_of(plan),
-            checkpoint=scratch,
-            on_step=reporter("training the base"),
-        )
+        with device_of(plan, "training the base"):
+            trained = finetune(
+                base,
+                samples_of(plan, "train", DistortionLevel()),
+                problem_for(plan),
+                _train(plan).recipe(seed=plan.seed, num_workers=plan.loader_workers),
+                batchnorm_statistics="all" if moving else "frozen",
+                compute=compute_of(plan),
+                checkpoint=scratch,
+                on_step=reporter("training the base"),
+            )
         base, losses = trained.model, trained.epoch_losses
         freeze_batchnorms(base, thawed)
     return Base(

@@ -32,7 +32,7 @@ def _reads(
     }
 
 
-@step(version=1, reads=_reads, label="evaluate {solution} at {level}")
+@step(version=1, reads=_reads, label="evaluate {solution} at {level}", computes=True)
 def evaluate_solution(
     plan: Plan, base: Base, data: Data, level: str, solution: str, trained: Network | AdaptorFile | None
 ) -> Score:

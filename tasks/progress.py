@@ -4,11 +4,17 @@ A bar needs the process of the terminal; a fine-tune that runs in another proces
 terminal, logs a line at the end of every epoch and every half minute.
 """
 
+import functools
+import multiprocessing
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import Logger
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
@@ -22,6 +28,10 @@ _display: "Progress | None" = None
 _overall: TaskID | None = None
 _stop = threading.Event()
 _SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -50,6 +60,11 @@ def expect_steps(number: int) -> None:
         _display.update(_overall, total=number)
 
 
+def is_shown() -> bool:
+    """Whether there is a bar that counts steps in this process."""
+    return _display is not None
+
+
 def step_done(what: str) -> None:
     """Count one step of the run as done."""
     if _display is not None and _overall is not None:
@@ -61,19 +76,74 @@ def request_stop() -> None:
     _stop.set()
 
 
-@contextmanager
-def stopping_work() -> Iterator[None]:
-    """End fine-tunes at their next step when the flow is interrupted; Prefect itself only waits for them.
+def stop_requested() -> bool:
+    """Whether this process was asked to stop, or Dask no longer wants what the calling thread computes."""
+    return _stop.is_set() or _is_cancelled_by_dask()
+
+
+def stop_if_asked(what: str) -> None:
+    """Do nothing, or end what is going on.
+
+    Raises:
+        StoppedError: somebody asked for it.
+    """
+    if stop_requested():
+        raise StoppedError(f"{what}: stopped before it began")
+
+
+def stopping_work() -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a flow end its fine-tunes at their next step when it is interrupted; Prefect itself only waits for them.
 
     Inside of a flow run Prefect takes SIGTERM, and raises what is no ``Exception``.
     """
-    try:
-        yield
-    except Exception:
-        raise
-    except BaseException:
+
+    def decorate(flow: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(flow)
+        def stopping(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return flow(*args, **kwargs)
+            except Exception:
+                raise
+            except BaseException:
+                request_stop()
+                raise
+
+        return stopping
+
+    return decorate
+
+
+def follow_parent(stop: Any) -> None:
+    """In a process of a pool: stop when the parent says so, and end at once when it is no more.
+
+    Ctrl-C in a terminal reaches every process of a group; the parent's word decides here.
+
+    Args:
+        stop: an event of ``multiprocessing``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only processes of a pool follow"
+
+    def watch() -> None:
+        while not stop.wait(_SECONDS_BETWEEN_LOOKS):
+            if not parent.is_alive():
+                os._exit(1)  # files are never seen half-written, and the last whole epoch is on disk
         request_stop()
-        raise
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="follow parent", daemon=True).start()
+
+
+def _is_cancelled_by_dask() -> bool:
+    """Whether the calling thread is a Dask worker's, and its client has cancelled the task or is gone."""
+    distributed = sys.modules.get("distributed.worker")
+    key = getattr(distributed.thread_state, "key", None) if distributed is not None else None
+    if distributed is None or key is None:
+        return False
+    known = distributed.get_worker().state.tasks.get(key)
+    return known is None or known.state in ("cancelled", "resumed")
 
 
 def allow_start() -> None:
@@ -89,7 +159,7 @@ def reporter(what: str) -> Callable[[Position], None]:
     show = _bar(_display, what) if _display is not None else _lines(what)
 
     def report(position: Position) -> None:
-        if _stop.is_set():
+        if stop_requested():
             raise StoppedError(f"{what}: stopped at step {position.step} of {position.num_steps}")
         show(position)
 
@@ -101,7 +171,7 @@ def counter(what: str) -> Callable[[int, int], None]:
     show = _counting_bar(_display, what) if _display is not None else _counting_lines(what)
 
     def count(done: int, total: int) -> None:
-        if _stop.is_set():
+        if stop_requested():
             raise StoppedError(f"{what}: stopped at {done} of {total}")
         show(done, total)
 

@@ -8,7 +8,8 @@ so that a repeated, extended or crashed run does only what is missing, wherever 
 import functools
 import inspect
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,28 +18,35 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from gearnn.plan import Plan
+from gearnn.resolve import compute_of
+from gearnn.slots import leased
 from gearnn.storage import Store, digest_of
-from tasks.progress import step_done
+from tasks.progress import logger_here, step_done, stop_if_asked
 from tasks.records import Record
 
 R = TypeVar("R", bound=Record)
 
 
-def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> Callable[[Callable[..., R]], Any]:
+def step(
+    *, version: int, reads: Callable[..., dict[str, Any]], label: str, computes: bool = False
+) -> Callable[[Callable[..., R]], Any]:
     """Make a function a step.
 
     The function's first parameter is the plan, and its return annotation the record's type. If it
     has a parameter ``scratch``, that is filled with a path that stays the same until the step is
-    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` tells whether there is a record.
+    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` tells whether there is a record,
+    ``task.fn.known(plan, ...)`` gives it or None, and ``task.fn.version`` is the step's version.
 
     Args:
         version: raised when the step would give another result for the same inputs.
         reads: called with the step's arguments; gives the JSON values that decide its result.
         label: name of a task run, with the step's parameters in braces.
+        computes: whether it runs networks, and so needs a device for itself as long as it is not done already.
     """
 
     def decorate(function: Callable[..., R]) -> Any:
         name = function.__name__
+        what = name.replace("_", " ")
         signature = inspect.signature(function)
         record_type: type[R] = signature.return_annotation
         resumes = "scratch" in signature.parameters
@@ -48,28 +56,56 @@ def step(*, version: int, reads: Callable[..., dict[str, Any]], label: str) -> C
             return digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
 
         def is_done(plan: Plan, *args: Any, **kwargs: Any) -> bool:
-            return Store(plan.store).recall(name, key_of(plan, *args, **kwargs)) is not None
+            return known_record(plan, *args, **kwargs) is not None
+
+        def known_record(plan: Plan, *args: Any, **kwargs: Any) -> R | None:
+            known = Store(plan.store).recall(name, key_of(plan, *args, **kwargs))
+            return None if known is None else record_type.model_validate(known)
+
+        def do(plan: Plan, store: Store, key: str, *args: Any, **kwargs: Any) -> R:
+            if resumes:
+                kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
+            record = function(plan, *args, **kwargs)
+            store.remember(name, key, record.model_dump(mode="json"))
+            if resumes:
+                kwargs["scratch"].unlink(missing_ok=True)
+            return record
 
         @functools.wraps(function)
         def once(plan: Plan, *args: Any, **kwargs: Any) -> Any:
-            key = key_of(plan, *args, **kwargs)
-            store = Store(plan.store)
+            stop_if_asked(what)
+            key, store = key_of(plan, *args, **kwargs), Store(plan.store)
             known = store.recall(name, key)
-            if known is None:
-                if resumes:
-                    kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
-                record = function(plan, *args, **kwargs)
-                store.remember(name, key, record.model_dump(mode="json"))
-                if resumes:
-                    kwargs["scratch"].unlink(missing_ok=True)
-            step_done(name.replace("_", " "))
-            return record if known is None else _cached(record_type.model_validate(known), key)
+            with device_of(plan, what) if known is None and computes else nullcontext():
+                known = known or store.recall(name, key)  # another run may have done it while this one waited
+                record = do(plan, store, key, *args, **kwargs) if known is None else record_type.model_validate(known)
+            step_done(what)
+            return record if known is None else _cached(record, key)
 
         once.is_done = is_done  # type: ignore[attr-defined]
+        once.known = known_record  # type: ignore[attr-defined]
+        once.version = version  # type: ignore[attr-defined]
         once.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
-        return task(once, name=name.replace("_", " "), task_run_name=label, persist_result=False)
+        return task(once, name=what, task_run_name=label, persist_result=False)
 
     return decorate
+
+
+@contextmanager
+def device_of(plan: Plan, what: str) -> Iterator[None]:
+    """Have the plan's device for oneself while the context lasts: one GPU, or the cores of the plan's threads.
+
+    Raises:
+        PlanError: this machine has no such device.
+        StoppedError: somebody asked the run to stop while it waited.
+    """
+
+    def tell(wanted: str) -> None:
+        logger_here().info("%s waits for %s", what, wanted)
+
+    with leased(plan.device, plan.threads, on_wait=tell, check=lambda: stop_if_asked(what)):
+        compute_of(plan)  # gives this thread its number of torch threads
+        yield
 
 
 def _cached(record: R, key: str) -> Any:
