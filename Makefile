@@ -7,10 +7,10 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo test check bench fuzz format clean
+.PHONY: help setup demo test check bench fuzz services services-stop format clean
 
 help: ## show what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(READY) ## install everything into .venv
 
@@ -38,9 +38,16 @@ bench: $(READY) ## measure what the project promises, as ratios
 fuzz: $(READY) ## 20,000 damaged inputs through every decoder and sensor
 	@$(BIN)/python -m tests.fuzz
 
+services: $(READY) ## start Postgres, S3, Prefect and MLflow on this machine, with passwords
+	@$(BIN)/python -m infra.services start
+
+services-stop: $(READY) ## stop them; what they stored stays
+	@$(BIN)/python -m infra.services stop
+
 format: $(READY) ## rewrite the code in the house's format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean: ## remove the environment and all results
+clean: ## remove the environment, all results, and the services with their data
+	@python=$(BIN)/python; [ -x $$python ] || python=$(PYTHON); [ ! -e .gearnn/services ] || $$python -m infra.services stop --remove
 	rm -rf .venv .gearnn build *.egg-info .pytest_cache .mypy_cache .ruff_cache

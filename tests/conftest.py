@@ -1,7 +1,9 @@
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,13 +18,15 @@ from gearnn.datasets.streets import Streets
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
-from infra.services import Services
-from tests.servers import services as running_services
+
+if TYPE_CHECKING:
+    from infra.services import Services
 
 settings.register_profile("house", deadline=None)  # machines are shared; no test asserts a time
 settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))  # infra/ is not installed, and `pytest` alone does not look here
 SHARED = Path(os.environ.get("GEARNN_SHARED", REPOSITORY.parent / "shared"))
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -63,8 +67,10 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Services"]:
     """Real servers, started once; who ends one of them has to resume it."""
+    from tests.servers import services as running_services
+
     with running_services(tmp_path_factory.mktemp("services")) as running:
         yield running
 

@@ -199,6 +199,7 @@ class Services:
             raise ServiceError(
                 f"{server.title} needs port {', '.join(map(str, taken))}, but another program listens there"
             )
+        _clear(server)
         command = server.command()
         server.prepare()
         cwd = postgres.home(self.folder) if name == "postgres" else self.folder
@@ -227,9 +228,18 @@ class Services:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda n: end(state.processes[n], known[n].stop, 15), running))
             for name in running:
+                _clear(known[name])
                 say(f"{known[name].title:9}stopped")
         state.processes.clear()
         state.save()
+
+
+def _clear(server: Server) -> None:
+    for path in server.leftovers:
+        try:
+            path.unlink(missing_ok=True)
+        except PermissionError as error:
+            raise ServiceError(f"{server.title} needs {path}, which another user has left; remove it") from error
 
 
 def _reason_for_silence(server: Server) -> str | None:

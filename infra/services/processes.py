@@ -27,8 +27,10 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether this very process still runs."""
-        if self.pid in _CHILDREN and _CHILDREN[self.pid].poll() is not None:
-            del _CHILDREN[self.pid]
+        if child := _CHILDREN.get(self.pid):
+            if child.poll() is None:
+                return True
+            _CHILDREN.pop(self.pid, None)
         state, _, _, started = _stat(self.pid)
         return state not in ("", "Z") and started == self.started
 

@@ -38,6 +38,7 @@ class Server:
         user: whom it runs as, where that is not the current user.
         needs: servers that must answer before it starts.
         try_again: what the last line of its log says where a crashed one is still vanishing.
+        leftovers: files outside the folder that a crashed one leaves and the next one stumbles over.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Server:
     user: str | None = None
     needs: tuple[str, ...] = ()
     try_again: tuple[str, ...] = ()
+    leftovers: tuple[Path, ...] = ()
 
     def whole_environment(self) -> dict[str, str]:
         """The caller's environment without settings of clients, and what this server needs."""
@@ -90,7 +92,17 @@ def _s3(state: State) -> Server:
         prepare=lambda: _write_identities(state, folder),
         check=lambda: _check_s3(state),
         stop=signal.SIGKILL,  # it would drain connections for minutes; what it acknowledged is written
+        leftovers=_sockets(state),
     )
+
+
+def _sockets(state: State) -> tuple[Path, ...]:
+    """SeaweedFS' parts talk through these; the names are fixed, so one user's would stop another's."""
+    ports = state.ports
+    numbers = {"s3": ports.s3, "master": ports.s3_master, "volume": ports.s3_volume, "filer": ports.s3_filer}
+    inner = [f"{part}-grpc-{port + 10_000}" for part, port in numbers.items()]
+    outer = [f"{part}-{numbers[part]}" for part in ("s3", "filer")]
+    return tuple(Path(f"/tmp/seaweedfs-{name}.sock") for name in (*inner, *outer))
 
 
 def weed() -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import stat
 import urllib.error
 import urllib.request
@@ -14,7 +15,18 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError
 
-from infra.services import BUCKET, NAMES, Ports, ServiceError, Services, require_installed, start, stop
+from infra.services import (
+    BUCKET,
+    NAMES,
+    Ports,
+    ServiceError,
+    Services,
+    postgres,
+    remove,
+    require_installed,
+    start,
+    stop,
+)
 from infra.services.processes import taken_ports
 
 pytestmark = pytest.mark.service
@@ -193,7 +205,28 @@ def test_a_port_in_use_is_one_clear_line(services: Services, tmp_path: Path) -> 
     taken = Ports(**{**vars(ports), "postgres": services.state.ports.mlflow, "s3": services.state.ports.prefect})
     with pytest.raises(ServiceError, match=r"^Postgres needs port \d+, but another program listens there$"):
         start(tmp_path, ports=taken)
+    remove(tmp_path)
+
+
+def test_stopped_servers_leave_nothing_behind(tmp_path: Path) -> None:
+    ports = Ports.free()
+    with (
+        pytest.raises(ServiceError, match=r"^Prefect needs port \d+"),
+        socket.create_server(("127.0.0.1", ports.prefect)),
+    ):
+        start(tmp_path, ports=ports)
+    services = Services(tmp_path)
+    processes = services.state.processes.values()
+    assert {name for name in NAMES if services.alive(name)} == {"postgres", "s3", "mlflow"}
+    place, leftovers = postgres.home(tmp_path), services.servers["s3"].leftovers
     stop(tmp_path)
+    assert not any(process.alive for process in processes)
+    assert not any(path.exists() for path in leftovers)
+    assert not any(taken_ports(server.ports) for server in services.servers.values())
+    assert place.exists()
+    remove(tmp_path)
+    assert not place.exists()
+    assert not tmp_path.exists()
 
 
 def test_a_missing_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
