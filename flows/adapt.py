@@ -17,6 +17,7 @@ from tasks.finetune import full_finetune, partial_finetune
 from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
 from tasks.progress import expect_steps, stopping_work
+from tasks.promote import put_into_use
 from tasks.records import Adapted, Base, Data, Registered, Row
 from tasks.register import register_adaptor, register_base, register_gearbox
 from tasks.report import write_report
@@ -68,7 +69,8 @@ def adapt_flow(plan: Plan) -> Adapted:
         rows, gearbox = _register(plan, base, data, rows, failures)
     report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
     if failures:
-        raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()))
+        registered = [row.registered for row in rows if row.registered is not None]
+        raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()), registered)
     return Adapted(
         base=base, data=data, pristine=pristine_score.result(), rows=tuple(rows), report=report, gearbox=gearbox
     )
@@ -94,10 +96,10 @@ def _gather(
 def _register(
     plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dict[str, str]
 ) -> tuple[list[Row], Registered | None]:
-    """One after the other: MLflow numbers the versions of a model by counting, and two at once collide.
+    """Register the base and its adaptors, and put those into use that the plan's rule prefers.
 
     Returns:
-        The rows with their versions, and the base with all of its champions as one version.
+        The rows with their versions, and the base with all of its champions as one version; None where it has none.
     """
     registered_base = register_base(plan, base, data)
     done = []
@@ -109,7 +111,9 @@ def _register(
             failures[row.level] = f"{type(error).__name__}: {error}"
             done.append(row)
     try:
-        return done, register_gearbox(registered_base)
+        done = put_into_use(plan, base, data, registered_base, done)
+        has_champions = any(row.registered is not None and row.registered.champion for row in done)
+        return done, register_gearbox(registered_base.name) if has_champions else None
     except Exception as error:  # adaptors are registered all the same
         failures["gearbox"] = f"{type(error).__name__}: {error}"
         return done, None

@@ -59,6 +59,10 @@ def adapt(plan: PlanFile) -> None:
             f"the base scores {adapted.pristine.values['test']:.1f} on undistorted frames"
         )
         print_table(table_cells(adapted.rows, adapted.base), title=heading)
+        for row in adapted.rows:
+            if row.registered is not None and row.registered.version != row.registered.champion:
+                told = f"{row.registered.name} version {row.registered.version}"
+                print(f"not in use: {told} stays challenger: {row.registered.reason}")
         _print_next(checked, adapted, time.monotonic() - started)
 
 
@@ -119,6 +123,38 @@ def train_base(
             f"registered as {trained.registered.name} version {trained.registered.version}"
             + (f"; written to {output}" if output else "")
         )
+
+
+@app.command()
+def retrain(
+    plans: Annotated[list[Path], typer.Argument(metavar="PLAN...", help="plans, or folders of plans")],
+    level: Annotated[list[str] | None, typer.Option(help="only this level; may be repeated")] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="take levels out of use that no plan has; give all plans of a base then")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done, and why")] = False,
+) -> None:
+    """Make what plans want and the registry lacks, and nothing else."""
+    with running():
+        from gearnn import tracking
+        from gearnn.levels import DistortionLevel
+        from tasks.retrain import compare, read_plans
+        from tasks.retrain_report import finding_cells, registered_cells
+
+        places, levels = [str(place) for place in plans], [str(DistortionLevel.parse(text)) for text in level or ()]
+        tracking.check_server()
+        if dry_run:
+            findings = compare.fn(read_plans(places), levels)
+            print_table(finding_cells(findings))
+            wanted = sum(finding.state in ("missing", "changed") for finding in findings)
+            print(f"to be made: {wanted} of {len(findings)}" + ("" if archive else "; retired ones need --archive"))
+            return
+        from flows.retrain import retrain as run
+
+        with progress_bars():
+            done = run(places, levels, archive)
+        print_table(registered_cells(done.registered) if done.registered else finding_cells(done.findings))
+        print(f"registered: {len(done.registered)}; archived: {len(done.archived)}")
 
 
 @app.command()

@@ -98,7 +98,15 @@ class GearError(GearNNError, KeyError):
 
 
 class LevelsFailedError(GearNNError):
-    """Some levels of a run failed; what the others gave is stored and registered."""
+    """Some levels of a run failed; what the others gave is stored and registered.
+
+    Attributes:
+        registered: records of the versions of those others.
+    """
+
+    def __init__(self, message: str, registered: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.registered = tuple(registered)
 
 
 class StoppedError(GearNNError):

@@ -6,7 +6,7 @@ name the key, what was expected and what came.
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,6 +33,7 @@ from gearnn.sections import (
     FinetuneSpec,
     PartialSpec,
     ProblemSpec,
+    PromotionSpec,
     Section,
 )
 
@@ -50,6 +51,7 @@ class Plan(Section):
     bound: BoundSpec = BoundSpec()
     finetune: FinetuneSpec = FinetuneSpec()
     partial: PartialSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
+    promotion: PromotionSpec = PromotionSpec()
     benchmark: BenchmarkSpec = BenchmarkSpec()
     store: str = ".gearnn/store"
     runner: str = Field("threads", description="threads, processes, dask, dask://host:port, ray, or ray://host:port")
@@ -141,6 +143,19 @@ class Plan(Section):
     def distortion_levels(self) -> tuple[DistortionLevel, ...]:
         """The levels that get an adaptor, in the plan's order; at pristine levels the base itself runs."""
         return tuple(level for level in map(DistortionLevel.parse, self.levels) if not level.is_pristine)
+
+    def only(self, levels: Sequence[str]) -> "Plan":
+        """The same plan for some of its levels.
+
+        Raises:
+            PlanError: a level that is not in the plan.
+        """
+        known = list(map(str, self.distortion_levels))
+        wanted = [str(DistortionLevel.parse(level)) for level in levels]
+        for level in wanted:
+            if level not in known:
+                raise PlanError(f"levels: expected some of the plan's, {', '.join(known)}, but got {level}")
+        return self.model_copy(update={"levels": tuple(level for level in known if level in wanted)})
 
     @property
     def registered_base(self) -> str:

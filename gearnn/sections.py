@@ -104,6 +104,16 @@ class TrainSpec(FinetuneSpec):
     )
 
 
+class PromotionSpec(Section):
+    """When an adaptor that was trained comes into use; scores are those of the split ``promote``."""
+
+    rule: Literal["better", "manual"] = Field(
+        "better", description="better: when it beats the champion; manual: when people set the alias"
+    )
+    margin: float = Field(0.0, ge=0, description="percentage points by which it must be better")
+    over_base: bool = Field(True, description="whether it must beat the base itself, too")
+
+
 class BaseSpec(Section):
     """The pre-trained DNN."""
 

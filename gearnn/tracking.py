@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from gearnn.errors import RegistryError
-from gearnn.files import home
-from gearnn.vocabulary import TAG_BENCHMARK, TAG_LEVEL, TAG_PLAN, TAG_SOLUTION
+from gearnn.files import home, telling_of_disks
+from gearnn.vocabulary import TAG_BENCHMARK, TAG_IDENTITY, TAG_LEVEL, TAG_PLAN, TAG_SOLUTION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,6 +68,17 @@ def ui_command() -> str:
     return f"mlflow ui --backend-store-uri {tracking_uri()}"
 
 
+@contextmanager
+def taking_turns(name: str) -> Iterator[None]:
+    """Let one thread of one process of this machine at a time into what concerns one name on this server."""
+    digest = hashlib.sha256(f"{tracking_uri()} {name}".encode()).hexdigest()
+    path = home() / "locks" / f"{digest[:16]}.lock"
+    with telling_of_disks(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, thread_local=False):
+        yield
+
+
 def experiment_id(name: str) -> str:
     """The experiment of a base, made when it does not exist."""
     server = client()
@@ -82,19 +96,19 @@ def experiment_id(name: str) -> str:
 
 def plan_run(experiment: str, plan_digest: str, params: Mapping[str, str]) -> str:
     """The parent run of a plan: one a plan, however often it is started; its id."""
-    found = client().search_runs([experiment], f"tags.`{TAG_PLAN}` = '{plan_digest}' and tags.`{TAG_LEVEL}` = 'all'")
-    if found:
-        return str(found[0].info.run_id)
-    tags = {TAG_PLAN: plan_digest, TAG_LEVEL: "all"}
-    run = client().create_run(experiment, tags=tags, run_name=f"adapt {plan_digest[:8]}")
-    log(run.info.run_id, params=params)
-    client().set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+    run_id, is_new = _run_of(experiment, {TAG_PLAN: plan_digest, TAG_LEVEL: "all"}, f"adapt {plan_digest[:8]}")
+    if is_new:
+        log(run_id, params=params)
+        finish(run_id)
+    return run_id
 
 
 def benchmark_run(experiment: str, digest: str, params: Mapping[str, str]) -> str:
     """The run of a benchmark: one a digest, however often it is started; its id. Finish it with :func:`finish`."""
-    return _run_of(experiment, {TAG_BENCHMARK: digest, TAG_LEVEL: "all"}, f"benchmark {digest[:8]}", params=params)
+    run_id, is_new = _run_of(experiment, {TAG_BENCHMARK: digest, TAG_LEVEL: "all"}, f"benchmark {digest[:8]}")
+    if is_new:
+        log(run_id, params=params)
+    return run_id
 
 
 def solution_run(
@@ -104,29 +118,47 @@ def solution_run(
     identity = hashlib.sha256(json.dumps([solution, setting, seed]).encode()).hexdigest()
     tags = {TAG_BENCHMARK: digest, TAG_SOLUTION: identity}
     name = f"{solution} {setting}".strip() + f", seed {seed}"
-    run_id = _run_of(experiment, tags, name, {"solution": solution, "setting": setting, "seed": str(seed)}, parent)
-    log(run_id, metrics=metrics)
+    run_id, is_new = _run_of(experiment, tags, name, parent)
+    params = {"solution": solution, "setting": setting, "seed": str(seed)} if is_new else {}
+    log(run_id, params=params, metrics=metrics)
     finish(run_id)
     return run_id
 
 
+def level_run(
+    experiment: str, parent: str, level: str, identity: str, tags: Mapping[str, str] | None = None
+) -> tuple[str, bool]:
+    """A nested run for one level. Finish it with :func:`finish`.
+
+    Args:
+        experiment: its id.
+        parent: id of the plan's run.
+        level: q, the run's name.
+        identity: of the version that it is made for; repeated, it is the same run.
+        tags: further ones.
+
+    Returns:
+        Its id, and whether it is new.
+    """
+    key = {TAG_IDENTITY: identity, TAG_LEVEL: level}
+    return _run_of(experiment, key, level, parent, tags)
+
+
 def _run_of(
-    experiment: str, tags: Mapping[str, str], name: str, params: Mapping[str, str], parent: str | None = None
-) -> str:
-    """The run with these tags, made when there is none."""
-    found = client().search_runs([experiment], " and ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
-    if found:
-        return str(found[0].info.run_id)
-    nested = {"mlflow.parentRunId": parent} if parent else {}
-    run_id = str(client().create_run(experiment, tags={**tags, **nested}, run_name=name).info.run_id)
-    log(run_id, params=params)
-    return run_id
-
-
-def level_run(experiment: str, parent: str, level: str, tags: Mapping[str, str]) -> str:
-    """A nested run for one level; its id. Finish it with :func:`finish`."""
-    nested = {"mlflow.parentRunId": parent, TAG_LEVEL: level, **tags}
-    return str(client().create_run(experiment, tags=nested, run_name=level).info.run_id)
+    experiment: str,
+    key: Mapping[str, str],
+    name: str,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> tuple[str, bool]:
+    """The run with the tags of ``key``, made when there is none, and whether it is new."""
+    with taking_turns(f"run {experiment} {sorted(key.items())}"):
+        found = client().search_runs([experiment], " and ".join(f"tags.`{k}` = '{v}'" for k, v in key.items()))
+        if found:
+            return str(found[0].info.run_id), False
+        nested = {"mlflow.parentRunId": parent} if parent else {}
+        run = client().create_run(experiment, tags={**(tags or {}), **key, **nested}, run_name=name)
+        return str(run.info.run_id), True
 
 
 def log(
@@ -136,7 +168,7 @@ def log(
     metrics: Mapping[str, float] | None = None,
     curves: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
-    """Add to a run.
+    """Add to a run; what it holds already is left as it is, so that an interrupted call can be repeated.
 
     Args:
         run_id: the run.
@@ -146,9 +178,12 @@ def log(
     """
     from mlflow.entities import Metric, Param
 
+    known = client().get_run(run_id).data.metrics if metrics or curves else {}
     now = int(time.time() * 1000)
-    entries = [Metric(name, value, now, 0) for name, value in (metrics or {}).items()]
+    entries = [Metric(name, value, now, 0) for name, value in (metrics or {}).items() if known.get(name) != value]
     for name, values in (curves or {}).items():
+        if name in known:  # one request writes all of a curve
+            continue
         entries += [Metric(name, value, now, epoch) for epoch, value in enumerate(values, start=1)]
     client().log_batch(run_id, metrics=entries, params=[Param(k, str(v)) for k, v in (params or {}).items()])
 

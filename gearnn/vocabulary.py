@@ -47,7 +47,8 @@ TEST: Final = "test"
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
-"""Aliases: the version in use, and the latest that was registered."""
+ARCHIVED: Final = "archived"
+"""Aliases: the version in use, the latest, and the one that was in use when its level was retired."""
 
 TAG_KIND: Final = "gearnn.kind"
 TAG_LEVEL: Final = "gearnn.level"
@@ -65,6 +66,12 @@ TAG_PROMOTE_DATA: Final = "gearnn.data.promote.digest"
 TAG_LOGGED_MODEL: Final = "gearnn.logged_model"
 TAG_IDENTITY: Final = "gearnn.identity"
 """sha256 of what a version was made from; the same identity is registered once."""
+
+TAG_MADE_FROM: Final = "gearnn.made_from"
+"""JSON of what decides an adaptor: base, frames, recipe, versions of steps; a retraining compares it with the plan."""
+
+TAG_RETIRED: Final = "gearnn.retired"
+"""When a level's adaptors were archived, because no plan wants them any longer."""
 
 TAG_ADAPTORS: Final = "gearnn.adaptors"
 """JSON of a gearbox: level -> URI of the adaptor's version."""

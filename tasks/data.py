@@ -12,7 +12,7 @@ from tasks.step import step
 
 def _reads(plan: Plan) -> dict[str, Any]:
     look_anew()  # this step is a run's first
-    return {"digests": _digests(plan)}
+    return {"digests": digests_of(plan)}
 
 
 @step(version=1, reads=_reads, label="check data")
@@ -26,10 +26,11 @@ def check_data(plan: Plan) -> Data:
     splits = {getattr(plan.data.splits, role): dataset for role, dataset in datasets.items()}
     for dataset in splits.values():
         check_frames(dataset)
-    return Data(digests=_digests(plan), num_frames={role: len(dataset) for role, dataset in datasets.items()})
+    return Data(digests=digests_of(plan), num_frames={role: len(dataset) for role, dataset in datasets.items()})
 
 
-def _digests(plan: Plan) -> dict[str, str]:
+def digests_of(plan: Plan) -> dict[str, str]:
+    """Role of a split -> digest of all that determines its frames and truth."""
     by_split: dict[str, str] = {}
     for role in ROLES:
         split = getattr(plan.data.splits, role)

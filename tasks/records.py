@@ -1,5 +1,7 @@
 """What travels between tasks: numbers, names and references to bytes in the store; never tensors."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 from gearnn.storage import Ref
@@ -146,13 +148,15 @@ class Registered(Record):
         level: q, or empty for a base or a gearbox.
         name: of the registered model.
         version: number.
-        champion: number of the version that is champion now.
+        champion: number of the version that is champion now; empty for none.
+        reason: why it is that one.
     """
 
     level: str
     name: str
     version: str
     champion: str
+    reason: str = ""
 
 
 class Row(Record):
@@ -271,6 +275,43 @@ class Benchmarked(Record):
     has_died: bool
     table: str
     report: str
+
+
+class Finding(Record):
+    """What a retraining found out about one level.
+
+    Attributes:
+        plan: file of the plan that wants it; empty where none does.
+        base: name of the registered base.
+        level: q.
+        name: of the registered model.
+        state: ``missing``: never made; ``changed``: made from something else; ``archived``: retired earlier and
+            wanted again; ``present``; ``retired``: in use, but in no plan.
+        reasons: why it is so.
+        version: that was compared, if there is one.
+    """
+
+    plan: str
+    base: str
+    level: str
+    name: str
+    state: Literal["missing", "changed", "archived", "present", "retired"]
+    reasons: tuple[str, ...] = ()
+    version: str = ""
+
+
+class Retrained(Record):
+    """What a retraining gives.
+
+    Attributes:
+        findings: of the comparison, before anything was done.
+        registered: versions of the levels that were made.
+        archived: names of registered models that were taken out of use.
+    """
+
+    findings: tuple[Finding, ...]
+    registered: tuple[Registered, ...] = ()
+    archived: tuple[str, ...] = ()
 
 
 class TrainedBase(Record):

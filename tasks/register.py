@@ -1,5 +1,6 @@
 """Versions in the MLflow registry, each on a run that holds the metrics by which people choose."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +9,13 @@ from prefect import task
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.description import BaseDescription
-from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.registry import Version
 from gearnn.resolve import num_classes_of
 from gearnn.sections import ProblemSpec
 from gearnn.storage import Store, digest_of
 from tasks.base import problem_for
+from tasks.ingredients import ingredients_of
 from tasks.records import Base, Data, Registered, Row
 from tasks.scorecard import all_figures, scorecard
 
@@ -33,32 +34,39 @@ def register_base(plan: Plan, base: Base, data: Data) -> Registered:
         run_id=run_id,
         num_values=base.num_values,
     )
-    champion = registry.by_alias(version.name, words.CHAMPION)
+    champion = registry.by_alias(version.name, words.CHAMPION)  # until its adaptors are there, that is the old one
     return Registered(level="", name=version.name, version=version.version, champion=champion.version)
 
 
 @task(name="register adaptor", task_run_name="register adaptor {row.adaptor.level}")
 def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered, row: Row) -> Registered:
-    """One adaptor as a new version, with lineage to its base; the same result is registered once."""
+    """One adaptor as a new version, with lineage to its base; the same result is registered once.
+
+    It becomes challenger; :func:`tasks.promote.put_into_use` decides about the champion.
+    """
     base_version = registry.get_version(registered.name, registered.version)
     identity = digest_of(
         {"adaptor": row.adaptor.file.sha256, "base": base_version.uri, "scores": _decisive(row), "data": data.digests}
     )
-    name = f"{base_version.name}.{DistortionLevel.parse(row.level).slug}"
-    version = registry.find(name, identity) or _register(plan, base, data, base_version, row, identity)
-    champion = registry.promote(version, words.metric_name(words.PROMOTE, words.ADAPTOR, _figure(row)))
-    return Registered(level=row.level, name=version.name, version=version.version, champion=champion.version)
+    version = _register(plan, base, data, base_version, row, identity)
+    champion = registry.aliased(version.name, words.CHAMPION)
+    return Registered(
+        level=row.level,
+        name=version.name,
+        version=version.version,
+        champion="" if champion is None else champion.version,
+    )
 
 
-@task(name="register gearbox", task_run_name="register gearbox {registered.name}")
-def register_gearbox(registered: Registered) -> Registered:
-    """The base with all of its champions as one version to be served; the same set is registered once."""
-    version = registry.register_gearbox(registered.name)
+@task(name="register gearbox", task_run_name="register gearbox {base}")
+def register_gearbox(base: str) -> Registered:
+    """The base of this name with all of its champions as one version to be served; the same set is registered once."""
+    version = registry.register_gearbox(base)
     return Registered(level="", name=version.name, version=version.version, champion=version.version)
 
 
-_ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark"}
-"""Keys of a plan that say where it runs, where results lie, and what they are compared with."""
+_ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark", "promotion"}
+"""Keys of a plan that say where it runs, where results lie, and what is done with them."""
 
 
 def plan_digest(plan: Plan) -> str:
@@ -89,8 +97,9 @@ def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Ro
         words.TAG_PROMOTE_DATA: data.digests["promote"],
         words.TAG_FIGURE: _figure(row),
     }
+    made_from = json.dumps(ingredients_of(plan, base, data, row.level), sort_keys=True)
     experiment = tracking.experiment_id(plan.registered_base)
-    run_id = tracking.level_run(experiment, _plan_run(plan, data), row.level, tags)
+    run_id, _ = tracking.level_run(experiment, _plan_run(plan, data), row.level, identity, tags)
     try:
         tracking.log(run_id, params=_params(plan, row), metrics=_metrics(base, row), curves=_curves(row))
         tracking.log_file(run_id, Store(plan.store).get(row.table.parquet), "sensitivity")
@@ -99,7 +108,7 @@ def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Ro
             Store(plan.store).get(row.adaptor.file),
             run_id=run_id,
             identity=identity,
-            tags=tags,
+            tags={**tags, words.TAG_MADE_FROM: made_from},
             card=scorecard(row, base, tags),
         )
     except BaseException:

@@ -19,7 +19,7 @@ from tasks.register import plan_digest
 from tasks.scorecard import all_figures, markdown, scorecard, table_cells
 
 
-@task(name="report")
+@task(name="report", task_run_name="report {plan.registered_base}")
 def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -> str:
     """Write the run's table, scores and sensitivity tables; the path of the report.
 

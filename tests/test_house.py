@@ -17,6 +17,7 @@ ONLY = {
     "mlflow": {
         "gearnn/registry/loading.py",
         "gearnn/registry/logged.py",
+        "gearnn/registry/once.py",
         "gearnn/registry/versions.py",
         "gearnn/tracking.py",
     },

@@ -9,7 +9,17 @@ base names but from trusted packages.
 
 from gearnn.registry.bundling import contents, gearbox_name, register_gearbox
 from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
-from gearnn.registry.registering import promote, register_adaptor, register_base
+from gearnn.registry.promoting import (
+    Decision,
+    Promotion,
+    archive,
+    are_scored_alike,
+    is_rival,
+    promote,
+    promote_base,
+    restore,
+)
+from gearnn.registry.registering import register_adaptor, register_base
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
     ADAPTORS_FOLDER,
@@ -17,6 +27,7 @@ from gearnn.registry.versions import (
     IMAGE_COLUMN,
     Version,
     adaptors,
+    aliased,
     by_alias,
     find,
     get_version,
@@ -28,19 +39,27 @@ __all__ = [
     "ADAPTOR_FILE",
     "BASE_FILE",
     "IMAGE_COLUMN",
+    "Decision",
+    "Promotion",
     "Version",
     "adaptors",
+    "aliased",
+    "archive",
+    "are_scored_alike",
     "by_alias",
     "contents",
     "find",
     "gearbox_name",
     "get_version",
+    "is_rival",
     "load_adaptor",
     "load_base",
     "load_gearbox",
     "metrics",
     "promote",
+    "promote_base",
     "register_adaptor",
     "register_base",
     "register_gearbox",
+    "restore",
 ]

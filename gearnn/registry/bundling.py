@@ -12,13 +12,14 @@ from gearnn.description import DESCRIPTION_FILE
 from gearnn.errors import RegistryError
 from gearnn.registry.loading import adaptor_file, download, is_of
 from gearnn.registry.logged import fill, identity_of, log_and_register
+from gearnn.registry.once import register_once
 from gearnn.registry.versions import (
     ADAPTORS_FOLDER,
     BASE_FILE,
     Version,
     adaptors,
+    aliased,
     by_alias,
-    find,
     get_version,
     set_alias,
     unknown_level,
@@ -49,7 +50,7 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
         raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {tracking.tracking_uri()}")
     identity = identity_of(version.tags[words.TAG_IDENTITY], *sorted(v.tags[words.TAG_SHA256] for v in chosen))
     name = gearbox_name(base)
-    found = find(name, identity) or _register(name, version, chosen, identity)
+    found = register_once(name, identity, lambda: _register(name, version, chosen, identity))
     set_alias(name, alias, found.version)
     return get_version(name, found.version)
 
@@ -64,11 +65,8 @@ def contents(gearbox: Version) -> list[tuple[str, str]]:
 def _chosen(base: Version, alias: str) -> list[Version]:
     found = []
     for name in sorted({v.name for v in adaptors(base.name) if not unknown_level(v)}):
-        try:
-            version = by_alias(name, alias)
-        except RegistryError:
-            continue
-        if is_of(version, base):
+        version = aliased(name, alias)
+        if version is not None and is_of(version, base):
             found.append(version)
     return found
 

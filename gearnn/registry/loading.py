@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -75,11 +75,7 @@ def load_gearbox(
     unknown = {v.name: reason for v in found if (reason := unknown_level(v))}
     for name, reason in unknown.items():
         logging.getLogger("gearnn").warning("%s is left out: %s", name, reason)
-    names = sorted({v.name for v in found} - unknown.keys())
-    if not names:
-        kind = "any distortion" if distortion is None else distortion
-        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
-    chosen = [by_alias(name, alias) for name in names]
+    chosen = _chosen(base, distortion, alias, [v for v in found if v.name not in unknown])
     for adaptor in chosen:
         if not is_of(adaptor, version):
             raise RegistryError(
@@ -94,6 +90,24 @@ def load_gearbox(
         compute=compute,
         base_disk=weights.stat().st_size,
     )
+
+
+def _chosen(base: str, distortion: str | None, alias: str, found: Sequence[Version]) -> list[Version]:
+    """The version of every level that carries the alias; levels without one are told, retired ones are not."""
+    kind = "any distortion" if distortion is None else distortion
+    if not found:
+        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
+    names = {v.name for v in found}
+    chosen = {v.name: v for v in found if alias in v.aliases}
+    retired = {v.name for v in found if words.ARCHIVED in v.aliases}
+    if not chosen:
+        raise RegistryError(
+            f"registry: none of the adaptors of {base} for {kind} is {alias} at {tracking.tracking_uri()}; "
+            f"`gearnn adaptors` shows why not, and an alias can be set in the MLflow UI"
+        )
+    for name in sorted(names - chosen.keys() - retired):
+        logging.getLogger("gearnn").warning("%s is left out: none of its versions is %s", name, alias)
+    return [chosen[name] for name in sorted(chosen)]
 
 
 def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Problem, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.description import DESCRIPTION_FILE
+from gearnn.registry.once import created
 from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version
 
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
@@ -58,15 +59,19 @@ def log_and_register(
         )
     client.set_logged_model_tags(info.model_id, dict(tags))
     _ensure_registered_model(name)
-    created = client.create_model_version(
-        name,
-        source=info.model_uri,
-        run_id=run_id,
-        tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
-        description=text,
-        model_id=info.model_id,
-    )
-    return get_version(name, str(created.version))
+
+    def create() -> Version:
+        version = client.create_model_version(
+            name,
+            source=info.model_uri,
+            run_id=run_id,
+            tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
+            description=text,
+            model_id=info.model_id,
+        )
+        return get_version(name, str(version.version))
+
+    return created(create)
 
 
 def _ensure_registered_model(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Bases and adaptors as new versions, and which version is champion."""
+"""Bases and adaptors as new versions; which of them are in use is decided in :mod:`gearnn.registry.promoting`."""
 
 import hashlib
 import json
@@ -6,27 +6,24 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
 from gearnn.description import BaseDescription
 from gearnn.errors import RegistryError
 from gearnn.registry.logged import fill, identity_of, log_and_register
-from gearnn.registry.versions import (
-    ADAPTOR_FILE,
-    BASE_FILE,
-    Version,
-    by_alias,
-    find,
-    get_version,
-    metrics,
-    set_alias,
-)
+from gearnn.registry.once import register_once
+from gearnn.registry.promoting import challenge
+from gearnn.registry.versions import ADAPTOR_FILE, BASE_FILE, Version, aliased, get_version, set_alias
 
 
 def register_base(
     name: str, weights: Path, base_fingerprint: str, description: BaseDescription, *, run_id: str, num_values: int
 ) -> Version:
     """Register a base; a base with the same weights and description is registered once.
+
+    A name's first base is its champion. Another one stays challenger until :func:`promote_base`, because
+    the adaptors in use belong to the champion.
 
     Args:
         name: of the registered model.
@@ -37,10 +34,14 @@ def register_base(
         num_values: size of the network in values.
     """
     identity = identity_of(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
-    version = find(name, identity) or _register_base(
-        name, weights, base_fingerprint, description, run_id, num_values, identity
+    version = register_once(
+        name,
+        identity,
+        lambda: _register_base(name, weights, base_fingerprint, description, run_id, num_values, identity),
     )
-    set_alias(name, words.CHAMPION, version.version)  # the base that a plan names is the one in use
+    champion = aliased(name, words.CHAMPION)
+    if champion is None or champion.version != version.version:
+        set_alias(name, words.CHAMPION if champion is None else words.CHALLENGER, version.version)
     return get_version(name, version.version)
 
 
@@ -88,9 +89,6 @@ def register_adaptor(
     name = f"{base.name}.{adaptor.level.slug}"
     if adaptor.base_fingerprint != base.tags[words.TAG_BASE_FINGERPRINT]:
         raise RegistryError(f"{name}: expected an adaptor of {base.uri}, but its header names another base")
-    known = find(name, identity)
-    if known is not None:
-        return known
     lineage = {
         words.TAG_KIND: "adaptor",
         words.TAG_LEVEL: str(adaptor.level),
@@ -104,43 +102,16 @@ def register_adaptor(
         words.TAG_IDENTITY: identity,
         **tags,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        data = fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
-        link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
-        version = log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", inputs=[base])
-    set_alias(name, words.CHALLENGER, version.version)
+
+    def register() -> Version:
+        with tempfile.TemporaryDirectory() as folder:
+            data = fill(Path(folder) / "adaptor", {ADAPTOR_FILE: path}, {"base_uri": base.uri})
+            link = f"Adapts [{base.name} version {base.version}](#/models/{base.name}/versions/{base.version})."
+            return log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", inputs=[base])
+
+    version = register_once(name, identity, register)
+    made_from = tags.get(words.TAG_MADE_FROM, "")
+    if made_from and version.tags.get(words.TAG_MADE_FROM) != made_from:  # other ingredients, the same adaptor
+        tracking.client().set_model_version_tag(name, version.version, words.TAG_MADE_FROM, made_from)
+    challenge(version)
     return version
-
-
-def promote(version: Version, metric: str) -> Version:
-    """Make a version ``champion`` if there is none yet, or if it is better than the present one.
-
-    Scores are compared only between adaptors of the same base on the same frames: a champion of another
-    base, or one that was scored on other frames, gives way to the candidate.
-
-    Args:
-        version: the candidate.
-        metric: name of the deciding metric on the versions' runs; larger is better.
-
-    Returns:
-        The version that is champion now.
-    """
-    try:
-        champion = by_alias(version.name, words.CHAMPION)
-    except RegistryError:
-        champion = None
-    if champion is not None and (champion.version == version.version or _keeps_its_place(champion, version, metric)):
-        return champion
-    set_alias(version.name, words.CHAMPION, version.version)
-    return get_version(version.name, version.version)
-
-
-def _keeps_its_place(champion: Version, candidate: Version, metric: str) -> bool:
-    """Whether a champion is comparable with the candidate and at least as good."""
-    ours, theirs = champion.tags, candidate.tags
-    if any(ours.get(t) != theirs.get(t) for t in (words.TAG_BASE_FINGERPRINT, words.TAG_PROMOTE_DATA)):
-        return False
-    if words.TAG_BASE_IDENTITY in ours and ours[words.TAG_BASE_IDENTITY] != theirs.get(words.TAG_BASE_IDENTITY):
-        return False
-    held, offered = metrics(champion).get(metric), metrics(candidate).get(metric)
-    return held is not None and (offered is None or not offered > held)

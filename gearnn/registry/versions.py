@@ -1,7 +1,7 @@
 """Versions of registered models: what they are, and how they are found."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gearnn import tracking
@@ -71,11 +71,24 @@ def by_alias(name: str, alias: str) -> Version:
         raise RegistryError(f"registry: no {alias} of {name} at {tracking.tracking_uri()}") from error
 
 
+def aliased(name: str, alias: str) -> Version | None:
+    """The version that carries an alias, or None."""
+    try:
+        return by_alias(name, alias)
+    except RegistryError:
+        return None
+
+
 def find(name: str, identity: str) -> Version | None:
-    """The version with an identity, or None."""
+    """The version with an identity, the oldest if there are several, or None."""
+    numbers = numbers_of(name, identity)
+    return get_version(name, str(numbers[0])) if numbers else None
+
+
+def numbers_of(name: str, identity: str) -> list[int]:
+    """Numbers of the versions with an identity, rising."""
     query = f"name = '{name}' and tags.`{words.TAG_IDENTITY}` = '{identity}'"
-    found = tracking.client().search_model_versions(query)
-    return get_version(name, str(found[0].version)) if found else None
+    return sorted(int(v.version) for v in tracking.client().search_model_versions(query))
 
 
 def adaptors(base: str | None = None, distortion: str | None = None) -> list[Version]:
@@ -88,7 +101,9 @@ def adaptors(base: str | None = None, distortion: str | None = None) -> list[Ver
     query = f"tags.`{words.TAG_KIND}` = 'adaptor'"
     if distortion is not None:
         query += f" and tags.`{words.TAG_DISTORTION}` = '{distortion}'"
-    versions = [get_version(v.name, str(v.version)) for v in tracking.client().search_model_versions(query)]
+    found = _pages(tracking.client().search_model_versions, query)
+    aliases = _aliases() if found else {}
+    versions = [replace(_version(v), aliases=aliases.get((v.name, str(v.version)), ())) for v in found]
     ours = [v for v in versions if base is None or _base_of(v)[0] == base]
     known = [v for v in ours if not unknown_level(v)]
     known.sort(key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
@@ -105,6 +120,11 @@ def set_alias(name: str, alias: str, version: str) -> None:
     tracking.client().set_registered_model_alias(name, alias, version)
 
 
+def drop_alias(name: str, alias: str) -> None:
+    """Take an alias away from whichever version has it."""
+    tracking.client().delete_registered_model_alias(name, alias)
+
+
 def unknown_level(version: Version) -> str:
     """Why the level of an adaptor cannot be read here, such as a kind whose package is not installed; or nothing."""
     try:
@@ -118,6 +138,26 @@ def _base_of(version: Version) -> tuple[str, str]:
     """Name and version of the base that an adaptor belongs to."""
     name, _, number = version.tags.get(words.TAG_BASE_URI, "").removeprefix("models:/").partition("/")
     return name, number
+
+
+def _aliases() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Aliases of all versions, which searching for versions does not tell: (name, version) -> aliases."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for model in _pages(tracking.client().search_registered_models):
+        for alias, version in sorted(model.aliases.items()):
+            key = model.name, str(version)
+            found[key] = (*found.get(key, ()), alias)
+    return found
+
+
+def _pages(search: Callable[..., Any], query: str | None = None) -> list[Any]:
+    """All that a search finds, page by page."""
+    page = search(filter_string=query, max_results=1000)
+    found = list(page)
+    while page.token:
+        page = search(filter_string=query, max_results=1000, page_token=page.token)
+        found += page
+    return found
 
 
 def _version(entity: Any) -> Version:

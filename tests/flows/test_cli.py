@@ -173,7 +173,21 @@ def test_a_run_prints_its_table_and_where_to_look_next(tmp_path: Path, plan: dic
         assert part in result.output
     listed = run("adaptors", "--distortion", "jpeg")
     assert "drn_d_22_quarter-camvid.jpeg-quality-5" in listed.output
-    assert "challenger, champion" in listed.output
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_an_adaptor_that_does_not_beat_the_base_stays_challenger_unless_the_plan_says_otherwise(
+    tmp_path: Path, plan: dict[str, Any]
+) -> None:
+    plan["finetune"] = plan["finetune"] | {"epochs": 1, "optimizer": {"lr": 1e-9}}  # learns nothing
+    result = adapt(tmp_path, plan)
+    name = "drn_d_22_quarter-camvid.jpeg-quality-5"
+    assert f"not in use: {name} version 1 stays challenger: " in result.output
+    assert "is not better than" in result.output
+    assert "challenger, champion" not in run("adaptors").output
+    plan["promotion"] = {"over_base": False}
+    assert "not in use" not in adapt(tmp_path, plan).output
+    assert "challenger, champion" in run("adaptors").output
 
 
 @pytest.mark.usefixtures("prefect_server")

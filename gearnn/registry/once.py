@@ -1,0 +1,53 @@
+"""One version for one identity, however many register it at the same time.
+
+MLflow numbers versions by counting and has no condition on which a version is created. Processes of one
+machine take turns by a lock; between machines the version that was created first stands, and whoever
+finds an older one of the same identity beside its own takes its own back.
+"""
+
+import random
+import time
+from collections.abc import Callable
+
+from gearnn import tracking
+from gearnn import vocabulary as words
+from gearnn.registry.versions import Version, find, get_version, numbers_of
+
+_ATTEMPTS = 8
+
+
+def register_once(name: str, identity: str, register: Callable[[], Version]) -> Version:
+    """The version of an identity: the one that exists, else what ``register`` creates.
+
+    Args:
+        name: of the registered model.
+        identity: sha256 of what the version is made from.
+        register: logs and creates the version; called only where there is none.
+    """
+    with tracking.taking_turns(name):
+        return find(name, identity) or _settled(register(), identity)
+
+
+def created(create: Callable[[], Version]) -> Version:
+    """Create a version, again after a pause where another machine took the number; MLflow itself tries thrice."""
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return create()
+        except MlflowException as error:
+            if "creation error" not in str(error) or attempt == _ATTEMPTS:
+                raise
+            time.sleep(random.uniform(0, 0.2 * attempt))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _settled(mine: Version, identity: str) -> Version:
+    """The version that stands; one that came second is taken back."""
+    first = str(numbers_of(mine.name, identity)[0])
+    if first == mine.version:
+        return mine
+    server = tracking.client()
+    server.delete_model_version(mine.name, mine.version)
+    server.delete_logged_model(mine.tags[words.TAG_LOGGED_MODEL])
+    return get_version(mine.name, first)
