@@ -214,8 +214,11 @@ def _mlflow(state: State) -> Server:
 def _mlflow_environment(state: State, home: Path) -> dict[str, str]:
     endpoint = f"http://127.0.0.1:{state.ports.s3}"
     return {
-        "MLFLOW_BACKEND_STORE_URI": postgres.url(state, "postgresql+psycopg2", "mlflow"),
+        "PGPASSWORD": state.passwords.postgres,
+        "MLFLOW_BACKEND_STORE_URI": _database(state, "mlflow"),
         "MLFLOW_AUTH_CONFIG_PATH": str(home / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_USERNAME": USER,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": state.passwords.mlflow,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": state.passwords.mlflow_sessions,
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # evaluations by language models, in processes of their own
@@ -230,16 +233,14 @@ def _mlflow_environment(state: State, home: Path) -> dict[str, str]:
     }
 
 
+def _database(state: State, name: str) -> str:
+    return f"postgresql+psycopg2://{USER}@127.0.0.1:{state.ports.postgres}/{name}"
+
+
 def _write_mlflow_auth(state: State, home: Path) -> None:
     home.mkdir(exist_ok=True, mode=0o700)
-    settings = {
-        "default_permission": "READ",
-        "database_uri": postgres.url(state, "postgresql+psycopg2", "mlflow_auth"),
-        "admin_username": USER,
-        "admin_password": state.passwords.mlflow,
-    }
-    lines = [f"{name} = {value}\n" for name, value in settings.items()]
-    write_secret(home / "auth.ini", "".join(["[mlflow]\n", *lines]))
+    settings = f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {_database(state, 'mlflow_auth')}\n"
+    write_secret(home / "auth.ini", settings)
 
 
 def _ask(url: str, password: str, body: dict[str, object]) -> None:
