@@ -76,6 +76,21 @@ def adapt_flow(plan: Plan) -> Adapted:
     )
 
 
+@flow(name="adapt-level", flow_run_name="adapt {plan.registered_base} {level}")
+def adapt_level(plan: Plan, level: str) -> Adapted:
+    """The main job for one level of a plan.
+
+    Args:
+        plan: the plan.
+        level: one of its levels.
+
+    Raises:
+        PlanError: the plan has no such level.
+        LevelsFailedError: it failed.
+    """
+    return adapt(plan.only([level]))
+
+
 def _gather(
     levels: Sequence[str], scores: dict[str, Sequence[Any]], **steps: Sequence[Any]
 ) -> tuple[list[Row], dict[str, str]]:
