@@ -1,0 +1,3 @@
+-- Beside `prefect`, which the image makes.
+CREATE DATABASE mlflow;
+CREATE DATABASE mlflow_auth;
