@@ -32,18 +32,12 @@ def dask(address: str, number: int, stack: ExitStack) -> TaskRunner[Any]:
     runners = _package("prefect_dask.task_runners", "dask")
     if address:
         _reach("dask", address, "start one with `dask scheduler`, or check the address")
-        runner = runners.DaskTaskRunner(
-            address=f"tcp://{address}", client_kwargs={"timeout": _SECONDS_TO_ANSWER, "set_as_default": False}
-        )
+        runner = runners.DaskTaskRunner(address=f"tcp://{address}")
     else:
         here = {"n_workers": number, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
         runner = runners.DaskTaskRunner(cluster_kwargs=here)
     stack.enter_context(runner)
-    try:
-        client = runner.client
-    except OSError as error:  # TimeoutError among them
-        raise PlanError(f"plan: runner: something at {address} answers, but not as a Dask scheduler: {error}") from None
-    _check_workers(client, address)
+    _check_workers(runner.client, address)
     return runner
 
 
@@ -118,6 +112,8 @@ def _package(module: str, extra: str) -> Any:
 def _reach(kind: str, address: str, advice: str) -> None:
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER) as connection:
+            if kind == "dask" and not connection.recv(1):  # a scheduler speaks first; its client waits for ever
+                raise ConnectionResetError("hung up")
     except (OSError, OverflowError) as error:
-        raise PlanError(f"plan: runner: nobody answers at {kind}://{address} ({error}); {advice}") from None
+        raise PlanError(f"plan: runner: no {kind.title()} answers at {kind}://{address} ({error}); {advice}") from None
