@@ -5,6 +5,7 @@ name the key, what was expected and what came.
 """
 
 import difflib
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,16 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
+    ModelWrapValidatorHandler,
     StrictInt,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+import gearnn
 from gearnn.compute import Precision
 from gearnn.errors import LevelError, PlanError
 from gearnn.levels import DistortionLevel, expand_levels
@@ -36,6 +40,9 @@ from gearnn.sections import (
     PromotionSpec,
     Section,
 )
+
+FORMAT = 1
+"""The newest form of a plan that this version reads; raised when an older one would misread a plan."""
 
 _RUNNER = re.compile(r"threads|processes|(dask|ray)(://([\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5})?")
 _SIZE_ALONE = re.compile(r"resolution:[^+]*?(?<![\d/])\d+x\d+(?![\d/])")
@@ -61,6 +68,17 @@ class Plan(Section):
     device: str = "auto"
     precision: Precision = "auto"
     seed: StrictInt = 0
+    format: StrictInt = Field(FORMAT, ge=1, description="of the plan's own keys; the newest that is known here")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        """All that is wrong as one error, so that Prefect tells of a parameter what :meth:`read` tells of a file."""
+        try:
+            _check_format(value)
+            return check(value)
+        except ValidationError as error:
+            raise PydanticCustomError("plan", "{reason}", {"reason": _describe(error)}) from error
 
     @field_validator("levels", mode="before")
     @classmethod
@@ -176,6 +194,15 @@ class Plan(Section):
     def distill(self) -> float:
         """Share of an adaptor's loss that follows the full fine-tune of its level."""
         return self.partial.distill if self.partial is not None else 0.0
+
+
+def _check_format(content: Any) -> None:
+    """A newer plan is told as such, and not by the keys that it has and older versions do not know."""
+    number = content.get("format") if isinstance(content, Mapping) else None
+    if type(number) is int and number > FORMAT:
+        expected = f"expected at most {FORMAT}, which GearNN {gearnn.__version__} knows"
+        reason = f"format: {expected}, but got {number}; update gearnn here ({platform.node()})"
+        raise PydanticCustomError("plan", "{reason}", {"reason": reason})
 
 
 def _expanded(value: Any, data: DataSpec | None) -> Any:

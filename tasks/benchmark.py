@@ -102,7 +102,8 @@ def _attempt(what: str, gaps: dict[str, str], otherwise: Callable[[], T], make: 
 
 def benchmark_digest(plan: Plan) -> str:
     """What tells benchmarks apart: everything in their plan but where it runs and stores."""
-    return digest_of(plan.model_dump(mode="json", exclude={"store", "runner", "workers", "loader_workers", "device"}))
+    elsewhere = {"store", "runner", "workers", "loader_workers", "device", "format"}
+    return digest_of(plan.model_dump(mode="json", exclude=elsewhere))
 
 
 def _rows(

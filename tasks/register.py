@@ -65,8 +65,8 @@ def register_gearbox(base: str) -> Registered:
     return Registered(level="", name=version.name, version=version.version, champion=version.version)
 
 
-_ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark", "promotion"}
-"""Keys of a plan that say where it runs, where results lie, and what is done with them."""
+_ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchmark", "promotion", "format"}
+"""Keys of a plan that say where it runs, where results lie, what is done with them, and how to read the others."""
 
 
 def plan_digest(plan: Plan) -> str:

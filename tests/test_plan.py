@@ -1,3 +1,4 @@
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
             {"data": {"name": "class_folders", "root": "x", "classes": ["cat", "cat"]}},
             "data: expected `classes` of different names, but got ['cat', 'cat']",
         ),
-        ({"runner": "slurm"}, "runner: expected 'threads', but got 'slurm'"),
+        (
+            {"runner": "slurm"},
+            "runner: expected threads, processes, dask, dask://host:port, ray or ray://host:port, but got 'slurm'",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -166,3 +170,35 @@ def test_a_base_has_a_short_name_for_the_registry() -> None:
     assert plan.base.network == "mypackage.nets:build"
     assert plan.problem.options == {"stride": 32}
     assert Plan.model_validate(plan.model_dump(mode="json")) == plan
+
+
+NEWER = content(format=2, sharpness={"of": "the future"})
+TOLD = f"format: expected at most 1, which GearNN 0.1.0 knows, but got 2; update gearnn here ({platform.node()})"
+
+
+def test_a_newer_plan_is_told_as_such_and_not_by_the_keys_that_are_new() -> None:
+    with pytest.raises(PlanError) as failure:
+        Plan.read(NEWER, source="of tomorrow")
+    assert str(failure.value) == f"plan of tomorrow: {TOLD}"
+
+
+@pytest.mark.filterwarnings("ignore")  # Prefect's own
+def test_a_worker_tells_what_is_wrong_with_a_plan_as_a_file_would_be_told() -> None:
+    from prefect.exceptions import ParameterTypeError
+
+    from flows.adapt import adapt_flow
+
+    wrong = content(bond=1, seed="z")
+    for given, told in (
+        (NEWER, TOLD),
+        (wrong, "seed: expected a valid integer, but got 'z'; unknown key bond, did you mean bound"),
+    ):
+        with pytest.raises(ParameterTypeError) as failure:
+            adapt_flow.validate_parameters({"plan": given})
+        assert str(failure.value) == f"Flow run received invalid parameters:\n - plan: {told}"
+
+
+def test_the_format_is_a_whole_number_from_1_on() -> None:
+    for value, told in ((0, "format: expected greater than or equal to 1, but got 0"), ("2", "but got '2'")):
+        with pytest.raises(PlanError, match=told):
+            Plan.read(content(format=value), source="here")
