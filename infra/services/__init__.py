@@ -196,9 +196,8 @@ class Services:
             end(left, signal.SIGKILL, 0)  # what a crash has left of it
             patience_s = 5.0  # a dying process closes its sockets a moment after it is gone from the table
         if taken := taken_ports(server.ports, patience_s):
-            raise ServiceError(
-                f"{server.title} needs port {', '.join(map(str, taken))}, but another program listens there"
-            )
+            where = f"port {', '.join(map(str, taken))}, but another program listens there"
+            raise ServiceError(f"{server.title} needs {where}; end it, or start with --port {name}=NUMBER")
         _clear(server)
         command = server.command()
         server.prepare()

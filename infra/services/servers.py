@@ -182,6 +182,7 @@ def _prefect(state: State) -> Server:
         command=lambda: [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"],
         environment={
             "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),  # beside the code, other servers write as well
             "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{state.passwords.prefect}",
             "PREFECT_API_DATABASE_CONNECTION_URL": postgres.url(state, "postgresql+asyncpg", "prefect"),
         },
@@ -239,8 +240,13 @@ def _database(state: State, name: str) -> str:
 
 def _write_mlflow_auth(state: State, home: Path) -> None:
     home.mkdir(exist_ok=True, mode=0o700)
-    settings = f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {_database(state, 'mlflow_auth')}\n"
-    write_secret(home / "auth.ini", settings)
+    settings = {
+        "default_permission": "READ",
+        "database_uri": _database(state, "mlflow_auth"),
+        "auth_cache_ttl_seconds": "60",  # each request would hash the password for 0.2 s; to register takes 60 requests
+    }
+    lines = [f"{name} = {value}\n" for name, value in settings.items()]
+    write_secret(home / "auth.ini", "".join(["[mlflow]\n", *lines]))
 
 
 def _ask(url: str, password: str, body: dict[str, object]) -> None:

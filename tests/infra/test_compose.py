@@ -88,7 +88,7 @@ def state(tmp_path: Path) -> State:
 @pytest.mark.parametrize(
     ("name", "elsewhere", "only_there"),
     [
-        ("prefect", {"PREFECT_HOME"}, set()),
+        ("prefect", {"PREFECT_HOME", "PREFECT_SERVER_UI_STATIC_DIRECTORY"}, set()),
         ("mlflow", {"MLFLOW_AUTH_CONFIG_PATH"}, {"MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_AUTH_CONFIG_PATH"}),
         ("s3", set(), {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}),  # a file of identities here
     ],
@@ -108,10 +108,15 @@ def test_the_worker_knows_what_every_client_must_know(state: State) -> None:
     assert here.items() <= there.items()
 
 
-def test_the_databases_are_made_and_the_settings_of_mlflow_name_one() -> None:
+def test_every_database_is_made() -> None:
     made = re.findall(r"CREATE DATABASE (\w+);", (INFRA / "compose-databases.sql").read_text())
     assert {*made, SERVICES["postgres"]["environment"]["POSTGRES_DB"]} == {"prefect", "mlflow", "mlflow_auth"}
-    assert "://gearnn@postgres:5432/mlflow_auth\n" in (INFRA / "compose-mlflow-auth.ini").read_text()
+
+
+def test_mlflow_checks_passwords_the_same_way_with_and_without_docker(state: State) -> None:
+    servers(state)["mlflow"].prepare()
+    _, *there = (INFRA / "compose-mlflow-auth.ini").read_text().splitlines()
+    assert [plain(line) for line in there] == plain((state.folder / "mlflow" / "auth.ini").read_text()).splitlines()
 
 
 def test_the_worker_gets_one_gpu_and_runs_one_flow_at_a_time() -> None:

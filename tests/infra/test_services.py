@@ -203,7 +203,10 @@ def test_one_server_can_go_away_and_come_back(whole: Services, name: str) -> Non
 def test_a_port_in_use_is_one_clear_line(services: Services, tmp_path: Path) -> None:
     ports = Ports.free()
     taken = Ports(**{**vars(ports), "postgres": services.state.ports.mlflow, "s3": services.state.ports.prefect})
-    with pytest.raises(ServiceError, match=r"^Postgres needs port \d+, but another program listens there$"):
+    with pytest.raises(
+        ServiceError,
+        match=r"^Postgres needs port \d+, but another program listens there; end it, or start with --port ",
+    ):
         start(tmp_path, ports=taken)
     remove(tmp_path)
 
