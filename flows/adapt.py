@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, unmapped
 
+from flows.notify import HOOKS
 from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
 from gearnn.errors import LevelsFailedError
@@ -30,7 +31,7 @@ def adapt(plan: Plan) -> Adapted:
     return adapted
 
 
-@flow(name="adapt", flow_run_name="adapt {plan.registered_base}", task_runner=PlannedTaskRunner())
+@flow(name="adapt", flow_run_name="adapt {plan.registered_base}", task_runner=PlannedTaskRunner(), **HOOKS)
 @stopping_work()
 def adapt_flow(plan: Plan) -> Adapted:
     """Fine-tune the base per level, choose layers, fine-tune those, score, register, report.
@@ -76,7 +77,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     )
 
 
-@flow(name="adapt-level", flow_run_name="adapt {plan.registered_base} {level}")
+@flow(name="adapt-level", flow_run_name="adapt {plan.registered_base} {level}", **HOOKS)
 def adapt_level(plan: Plan, level: str) -> Adapted:
     """The main job for one level of a plan.
 

@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.contestants import Contestant, Seed
+from flows.notify import HOOKS
 from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
 from gearnn.plan import Plan
@@ -24,7 +25,7 @@ def benchmark(plan: Plan) -> Benchmarked:
     return measured
 
 
-@flow(name="benchmark", flow_run_name="benchmark {plan.registered_base}", task_runner=PlannedTaskRunner())
+@flow(name="benchmark", flow_run_name="benchmark {plan.registered_base}", task_runner=PlannedTaskRunner(), **HOOKS)
 @stopping_work()
 def benchmark_flow(plan: Plan) -> Benchmarked:
     """Train every solution for every seed, score them at every level, write the table and the report.

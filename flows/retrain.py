@@ -7,6 +7,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.adapt import adapt
+from flows.notify import HOOKS
 from gearnn.errors import LevelsFailedError
 from gearnn.plan import Plan
 from tasks.progress import stopping_work
@@ -21,7 +22,7 @@ def _run_name() -> str:
     return f"retrain {', '.join(Path(plan).stem for plan in plans)}"
 
 
-@flow(name="retrain", flow_run_name=_run_name)
+@flow(name="retrain", flow_run_name=_run_name, **HOOKS)
 @stopping_work()
 def retrain(
     plans: list[str], levels: list[str] | None = None, archive: bool = False, dry_run: bool = False

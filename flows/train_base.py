@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.notify import HOOKS
 from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
 from gearnn.errors import PlanError
@@ -17,7 +18,7 @@ from tasks.records import Base, Data, Score, TrainedBase
 from tasks.register import register_base
 
 
-@flow(name="train-base", flow_run_name="train base {plan.registered_base}", task_runner=PlannedTaskRunner())
+@flow(name="train-base", flow_run_name="train base {plan.registered_base}", task_runner=PlannedTaskRunner(), **HOOKS)
 @stopping_work()
 def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
     """Train the base of a plan, score it on pristine frames, register it.

@@ -22,7 +22,10 @@ SCHEME = "s3://"
 _PART = 8 << 20
 AT_A_TIME = 16
 """Objects that are moved at the same time."""
-_ATTEMPTS = 6
+_ATTEMPTS = 10
+"""With growing pauses these last for a minute, in which a server may be started again."""
+_FIRST_ATTEMPTS = 3
+"""To find out whether there is a server at all."""
 _ADVICE = {
     "NoSuchBucket": "create it, or correct its name",
     "AccessDenied": "the keys are valid, but may not do this",
@@ -124,7 +127,7 @@ class Bucket:
         """Make sure that the bucket exists, and that objects can be written to it and read from it."""
         probe = "scratch/.probe"
         with self._telling(probe):
-            self._exists()
+            _client(_FIRST_ATTEMPTS).list_objects_v2(Bucket=self.name, Prefix=self._prefix, MaxKeys=1)
         self.write(probe, b"probe")
         found = self.read(probe)
         if found != b"probe":
@@ -174,7 +177,7 @@ def _reason(error: Exception) -> str:
 
 
 @cache
-def _client() -> Any:
+def _client(attempts: int | None = None) -> Any:
     try:
         import boto3
         from botocore.config import Config
@@ -182,7 +185,7 @@ def _client() -> Any:
         raise StoreError(f"s3: expected boto3, but it cannot be imported ({error}); `pip install boto3`") from error
     own = bool(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": attempts or _ATTEMPTS},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=2 * AT_A_TIME,

@@ -96,6 +96,7 @@ def finetune(
     compute: Compute | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    on_checkpoint: Callable[[Path], None] | None = None,
 ) -> FineTuned:
     """Fine-tune a copy of the base.
 
@@ -114,6 +115,7 @@ def finetune(
             unbroken run would have. It stays at the end; remove it once the result is stored, and
             use another file for other frames.
         on_step: called after every step.
+        on_checkpoint: called with the file ``checkpoint`` after every epoch, to copy it to a safer place.
 
     Returns:
         The fine-tuned network. Values outside the trained layers and statistics are bit for bit
@@ -153,6 +155,8 @@ def finetune(
                 on_step(clock.progress(epoch, value))
         losses.append(total / steps_per_epoch)
         job.save(losses)
+        if on_checkpoint is not None and checkpoint is not None:
+            on_checkpoint(checkpoint)
     return FineTuned(model=_as_base(model, base, learnable, moving), epoch_losses=tuple(losses))
 
 

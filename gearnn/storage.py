@@ -146,6 +146,23 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def keep(self, scratch: Path) -> None:
+        """Copy what is under way to where other machines find it; a store on this machine has it already."""
+        if self._bucket is not None:
+            self._bucket.write(f"scratch/{scratch.name}", scratch)
+
+    def fetch_kept(self, scratch: Path) -> None:
+        """Take over what another machine kept under this name, where this one has nothing."""
+        name = f"scratch/{scratch.name}"
+        if self._bucket is not None and not scratch.exists() and self._bucket.size(name) is not None:
+            self._bucket.download(name, scratch)
+
+    def drop(self, scratch: Path) -> None:
+        """Remove what was under way, here and where it was kept."""
+        scratch.unlink(missing_ok=True)
+        if self._bucket is not None:
+            self._bucket.delete(f"scratch/{scratch.name}")
+
 
 def refs_in(record: Any) -> Iterator[Ref]:
     """Every reference inside a record, however deep."""

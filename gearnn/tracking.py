@@ -49,12 +49,25 @@ def check_server() -> None:
     Raises:
         RegistryError: the server does not answer, or refuses.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # some seconds, where MLflow would take minutes
     try:
-        client().search_experiments(max_results=1)
+        with _little_patience():
+            client().search_experiments(max_results=1)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise RegistryError(f"MLflow at {tracking_uri()}: expected it to answer, but got: {reason}") from error
+
+
+@contextmanager
+def _little_patience() -> Iterator[None]:
+    """Some seconds for a server that does not answer, where MLflow would take the minutes that a restart may need."""
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    given = os.environ.get(name)
+    os.environ.setdefault(name, "3")
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(name, None)
 
 
 def embed_artifacts() -> str | None:

@@ -31,7 +31,7 @@ from gearnn.sections import ProblemSpec, TrainSpec
 from gearnn.storage import Ref, Store
 from tasks.progress import logger_here, reporter
 from tasks.records import AdaptorFile, Base, Data, Network
-from tasks.step import device_of, step, written
+from tasks.step import device_of, keeper, step, written
 
 
 def _reads(plan: Plan, data: Data) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
                 compute=compute_of(plan),
                 checkpoint=scratch,
                 on_step=reporter("training the base"),
+                on_checkpoint=keeper(plan),
             )
         base, losses = trained.model, trained.epoch_losses
         freeze_batchnorms(base, thawed)

@@ -19,7 +19,7 @@ from gearnn.storage import Store
 from tasks.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
-from tasks.step import step
+from tasks.step import keeper, step
 
 
 def _without_teacher(how: FinetuneSpec) -> dict[str, Any]:
@@ -156,4 +156,5 @@ def _finetune(
         compute=compute_of(plan),
         checkpoint=scratch,
         on_step=reporter(what),
+        on_checkpoint=keeper(plan),
     )

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from gearnn.errors import StoppedError
 from gearnn.finetune import Progress as Position
+from tasks.published import publisher
 
 _display: "Progress | None" = None
 _overall: TaskID | None = None
@@ -157,11 +158,15 @@ def reporter(what: str) -> Callable[[Position], None]:
     Raises, when it is called: StoppedError after :func:`request_stop`.
     """
     show = _bar(_display, what) if _display is not None else _lines(what)
+    publish = publisher(what)
 
     def report(position: Position) -> None:
         if stop_requested():
             raise StoppedError(f"{what}: stopped at step {position.step} of {position.num_steps}")
         show(position)
+        trouble = publish(position)
+        if trouble:
+            logger_here().warning("%s", trouble)
 
     return report
 

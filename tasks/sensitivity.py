@@ -21,7 +21,7 @@ def _reads(plan: Plan, base: Base, full: Network, pristine: Network) -> dict[str
     }
 
 
-@step(version=1, reads=_reads, label="sensitivity")
+@step(version=1, reads=_reads, label="sensitivity {full.level}")
 def measure_sensitivity(plan: Plan, base: Base, full: Network, pristine: Network) -> Table:
     """Eq. 1 for every layer, beside the change that the same fine-tune makes on pristine frames."""
     table = weight_change(

@@ -8,6 +8,7 @@ so that a repeated, extended or crashed run does only what is missing, wherever 
 import functools
 import inspect
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from prefect import get_run_logger, task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
+from gearnn.errors import StoreError
 from gearnn.plan import Plan
 from gearnn.resolve import compute_of
 from gearnn.slots import leased
@@ -25,6 +27,7 @@ from tasks.progress import logger_here, step_done, stop_if_asked
 from tasks.records import Record
 
 R = TypeVar("R", bound=Record)
+_SECONDS_BETWEEN_COPIES = 60.0
 
 
 def step(
@@ -65,10 +68,11 @@ def step(
         def do(plan: Plan, store: Store, key: str, *args: Any, **kwargs: Any) -> R:
             if resumes:
                 kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
+                store.fetch_kept(kwargs["scratch"])
             record = function(plan, *args, **kwargs)
             store.remember(name, key, record.model_dump(mode="json"))
             if resumes:
-                kwargs["scratch"].unlink(missing_ok=True)
+                store.drop(kwargs["scratch"])
             return record
 
         @functools.wraps(function)
@@ -89,6 +93,26 @@ def step(
         return task(once, name=what, task_run_name=label, persist_result=False)
 
     return decorate
+
+
+def keeper(plan: Plan) -> Callable[[Path], None]:
+    """A callback for a fine-tune's checkpoints: into the store, at most once a minute.
+
+    A store that does not answer costs no training; the checkpoint stays on this machine.
+    """
+    store, last = Store(plan.store), time.monotonic()
+
+    def keep(scratch: Path) -> None:
+        nonlocal last
+        if time.monotonic() - last < _SECONDS_BETWEEN_COPIES:
+            return
+        last = time.monotonic()
+        try:
+            store.keep(scratch)
+        except StoreError as error:
+            logger_here().warning("the last epoch is kept on this machine only: %s", error)
+
+    return keep
 
 
 @contextmanager
