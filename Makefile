@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo test check bench fuzz services services-stop format clean
+.PHONY: help setup demo test check bench fuzz services services-stop deploy format clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ services: $(READY) ## start Postgres, S3, Prefect and MLflow on this machine, wi
 
 services-stop: $(READY) ## stop them; what they stored stays
 	@$(BIN)/python -m infra.services stop
+
+deploy: $(READY) ## the work pool, all deployments and the automations, on the server of PREFECT_API_URL
+	@$(BIN)/python -m infra.deploy
 
 format: $(READY) ## rewrite the code in the house's format
 	@$(BIN)/ruff check --fix .

@@ -25,7 +25,11 @@ def _run_name() -> str:
 @flow(name="retrain", flow_run_name=_run_name, **HOOKS)
 @stopping_work()
 def retrain(
-    plans: list[str], levels: list[str] | None = None, archive: bool = False, dry_run: bool = False
+    plans: list[str],
+    levels: list[str] | None = None,
+    archive: bool = False,
+    dry_run: bool = False,
+    commit: str | None = None,
 ) -> Retrained:
     """Compare plans with the registry, and make what is missing or out of date.
 
@@ -37,6 +41,7 @@ def retrain(
         levels: only these; none: all.
         archive: take levels of these plans' bases that no plan has out of use. Give all plans of a base then.
         dry_run: only say what would be done, and why.
+        commit: of the code and the plans; a worker checks it out before this starts (infra/checkout.sh).
 
     Raises:
         LevelsFailedError: at least one level failed.
