@@ -9,12 +9,17 @@ COPY constraints.txt pyproject.toml README.md LICENSE ./
 COPY gearnn gearnn
 COPY tasks tasks
 COPY flows flows
+COPY infra/checkout.sh infra/run_commit.py infra/
 ENV PIP_BREAK_SYSTEM_PACKAGES=1
 RUN pip install --no-cache-dir --constraint constraints.txt .
-RUN useradd --create-home worker && install --directory --owner=worker /var/lib/gearnn
+# Plans that keep results in .gearnn, beside the code, keep them on the volume.
+RUN useradd --create-home worker \
+    && install --directory --owner=worker /var/lib/gearnn \
+    && ln -s /var/lib/gearnn /opt/gearnn/.gearnn
 USER worker
 WORKDIR /home/worker
 ENV GEARNN_HOME=/var/lib/gearnn \
+    GEARNN_WORKDIR=/opt/gearnn \
     DO_NOT_TRACK=true \
     MLFLOW_DISABLE_TELEMETRY=true \
     PREFECT_SERVER_ANALYTICS_ENABLED=false

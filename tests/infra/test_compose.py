@@ -127,6 +127,19 @@ def test_the_worker_gets_one_gpu_and_runs_one_flow_at_a_time() -> None:
     assert dockerfile("worker.Dockerfile", "USER") == "USER worker"
 
 
+def test_the_worker_image_has_the_code_where_deployments_look_for_it() -> None:
+    text = (INFRA / "worker.Dockerfile").read_text()
+    folder = re.search(r"^WORKDIR (\S+)$", text, re.MULTILINE)
+    assert folder is not None
+    assert f"GEARNN_WORKDIR={folder[1]} " in text
+    copied = [word for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for word in line.split()]
+    kept = (INFRA / "worker.Dockerfile.dockerignore").read_text().splitlines()
+    assert [word for word in copied if f"!{word}" not in kept or not (REPOSITORY / word).exists()] == []
+    pulled = re.findall(r"\$\{GEARNN_WORKDIR\}/(\S+)", (REPOSITORY / "prefect.yaml").read_text())
+    pulled += re.findall(r"\$workdir/(infra/[\w.]+)", (INFRA / "checkout.sh").read_text())
+    assert set(pulled) <= set(copied)
+
+
 @pytest.mark.parametrize(("name", "service"), [("worker.Dockerfile", "worker"), ("mlflow.Dockerfile", "mlflow")])
 def test_an_image_checks_its_health_as_compose_does(name: str, service: str) -> None:
     check = json.loads(dockerfile(name, "HEALTHCHECK").partition(" CMD ")[2])
