@@ -67,3 +67,67 @@ def test_training_ends_at_the_next_step_and_goes_on_later(tmp_path: Path, number
     first = re.search(r"training the base: epoch (\d+) of", again.read_text())
     assert first is not None
     assert int(first[1]) >= reached
+
+
+def children(process: subprocess.Popen[bytes]) -> list[int]:
+    """The processes of the command's pool that are there, by what spawn calls them."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            status = (folder / "stat").read_text() if folder.name.isdigit() else ""
+            command = (folder / "cmdline").read_bytes() if status else b""
+        except OSError:  # it has just ended
+            continue
+        if b"spawn_main" in command and status.rpartition(")")[2].split()[1] == str(process.pid):
+            found.append(int(folder.name))
+    return found
+
+
+def wait_until_gone(process: subprocess.Popen[bytes], pool: list[int]) -> None:
+    deadline = time.monotonic() + 30
+    while left := {number for number in pool if Path(f"/proc/{number}").exists() and not is_zombie(number)}:
+        assert time.monotonic() < deadline, f"{process.args} left {left}"
+        time.sleep(0.2)
+
+
+def is_zombie(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_no_process_of_a_pool_trains_on(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN | {"runner": "processes", "workers": 1}))
+    log = tmp_path / "log"
+    with training(tmp_path, log) as process:
+        epoch(process, log, at_least=3)
+        pool = children(process)
+        assert pool
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=240) == 130, log.read_text()
+        wait_until_gone(process, pool)
+
+
+POOL = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from tasks.progress import follow_parent
+spawn = multiprocessing.get_context("spawn")
+pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=follow_parent, initargs=(spawn.Event(),))
+pool.submit(time.sleep, 0).result()
+pool.submit(time.sleep, 600)
+print("works", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_pool_ends_with_a_parent_that_is_killed() -> None:
+    process = subprocess.Popen([sys.executable, "-c", POOL], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"works\n"
+    pool = children(process)
+    assert pool
+    process.kill()
+    process.communicate()
+    wait_until_gone(process, pool)
