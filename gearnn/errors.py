@@ -20,6 +20,7 @@
     ├── DivergedError         a fine-tune whose loss stopped being finite
     ├── SolverError           the knapsack solver did not prove its answer optimal
     ├── StoreError            stored bytes are missing or do not match their digest
+    ├── ServerError           Prefect's or MLflow's server: no answer, a wrong password, too old
     └── RegistryError         a registered model is missing, contradicts its tags, or names code that is not trusted
 
 A message says what was expected, which file, key or layer it concerns, what came, and what to do
@@ -123,6 +124,10 @@ class SolverError(GearNNError):
 
 class StoreError(GearNNError):
     """Stored bytes are missing or do not match their digest."""
+
+
+class ServerError(GearNNError):
+    """A server does not answer, does not let us in, or is too old."""
 
 
 class RegistryError(GearNNError):

@@ -19,6 +19,7 @@ ONLY = {
         "gearnn/registry/logged.py",
         "gearnn/registry/once.py",
         "gearnn/registry/versions.py",
+        "gearnn/servers.py",
         "gearnn/tracking.py",
     },
     "pulp": {"gearnn/knapsack.py"},
