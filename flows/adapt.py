@@ -17,6 +17,7 @@ from tasks.evaluate import evaluate_solution
 from tasks.finetune import full_finetune, partial_finetune
 from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
+from tasks.preflight import preflight
 from tasks.progress import expect_steps, stopping_work
 from tasks.promote import put_into_use
 from tasks.records import Adapted, Base, Data, Registered, Row
@@ -44,6 +45,7 @@ def adapt_flow(plan: Plan) -> Adapted:
         LevelsFailedError: at least one level failed.
     """
     expect_steps(5 + 8 * len(plan.distortion_levels))  # data, frames, base, its score, the control; 8 a level
+    preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
     distort_frames.submit(plan, base, data).result()

@@ -15,6 +15,7 @@ from tasks.benchmark import write_benchmark
 from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
 from tasks.frames import distort_frames
+from tasks.preflight import preflight
 from tasks.progress import expect_steps, stopping_work
 from tasks.records import AdaptorFile, Base, Benchmarked, Data, Entrant, FrequencyMap, Measured, Network, Table
 
@@ -33,6 +34,7 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     Every step is done once per content, as in ``adapt``, whose steps these are where it has them. What
     cannot be trained or scored stands in the table with its reason; nothing is registered.
     """
+    preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
     distort_frames.submit(plan, base, data).result()

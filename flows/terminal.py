@@ -90,16 +90,9 @@ def preflight_data(plan: Any) -> None:
 
 def preflight(plan: Any) -> None:
     """Find what is wrong with a plan's files and servers before Prefect starts; steps that pass are not done again."""
-    from gearnn import tracking
-    from gearnn.preflight import check_bound, check_network, check_sizes
-    from gearnn.resolve import compute_of, open_base
+    from tasks.preflight import check_plan
 
-    compute_of(plan)
-    tracking.check_server()
-    check_bound(plan, open_base(plan, lambda taken: console.print(f"starting from {taken}", highlight=False)))
-    check_sizes(plan)
-    preflight_data(plan)
-    check_network(plan)
+    check_plan(plan, say=lambda line: console.print(line, highlight=False))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from gearnn.plan import Plan
 from tasks.base import export_base, prepare_base
 from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
+from tasks.preflight import preflight
 from tasks.progress import stopping_work
 from tasks.records import Base, Data, Score, TrainedBase
 from tasks.register import register_base
@@ -32,6 +33,7 @@ def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
     """
     if plan.base.train is None:
         raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint only")
+    preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
     score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None).result()

@@ -2,7 +2,10 @@
 
 import copy
 import json
-from collections.abc import Sequence
+import platform
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -11,7 +14,7 @@ from torch import nn
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset, FrameDataset, Sample
 from gearnn.distortions import decode
-from gearnn.errors import BoundError, InputError, PlanError
+from gearnn.errors import BoundError, InputError, PlanError, StoreError
 from gearnn.layers import batchnorms, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models.reference import foreign_code
@@ -20,6 +23,74 @@ from gearnn.plan import Plan
 from gearnn.problem import Problem, restore_problem
 from gearnn.randomness import own_stream
 from gearnn.resolve import ROLES, compute_of, open_base, open_role, problem_of
+from gearnn.storage import Store
+
+_BYTES_A_VALUE = 4  # float32
+_STATES = {"sgd": 1, "adam": 2, "adamw": 2}
+"""Values that an optimiser keeps for each of the network's."""
+
+
+def check_device(plan: Plan, where: str = "") -> None:
+    """Make sure that this machine has the plan's device.
+
+    Args:
+        plan: the plan.
+        where: what to call this process beside the machine's name, such as a worker of a pool.
+
+    Raises:
+        PlanError: it has not; names the machine.
+    """
+    try:
+        compute_of(plan)
+    except PlanError as error:
+        if not plan.device.startswith("cuda"):
+            raise
+        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        has = f"{number} GPU{'s' if number != 1 else ''} that torch can use"
+        raise PlanError(
+            f"plan: device: expected one that this machine has, but got {plan.device!r}: {platform.node()}"
+            f"{f', {where},' if where else ''} has {has}; run it where one is, or set device: auto"
+        ) from error
+
+
+def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = ()) -> int:
+    """Make sure that what a plan makes fits on the disk of its store.
+
+    Counted are the base, a full fine-tune and an adaptor for each level, the pristine control, and, for each
+    fine-tune at a time, an epoch's checkpoint beside the one that it replaces. Distorted frames are not: their
+    size is not known before they are made, and ``gearnn cache fill`` tells of it.
+
+    Args:
+        plan: the plan.
+        base: its network.
+        done: levels whose full fine-tune the store holds already.
+
+    Returns:
+        About how many bytes it takes.
+
+    Raises:
+        StoreError: they do not fit.
+    """
+    network = model_size(base) * _BYTES_A_VALUE
+    missing = [level for level in plan.distortion_levels if level not in done]
+    states = max(_STATES.get(how.optimizer.name, 2) for how in (plan.finetune, plan.partial) if how is not None)
+    under_way = 2 * (1 + states) * network * min(plan.workers or 1, max(1, len(missing)))
+    adaptors = len(missing) * plan.bound.in_values(model_size(base)) * _BYTES_A_VALUE
+    wanted = (2 + len(missing)) * network + adaptors + under_way
+    root = Store(plan.store).root
+    free = shutil.disk_usage(_existing(root)).free
+    if free < wanted:
+        raise StoreError(
+            f"store {plan.store}: expected about {wanted / 1e6:,.0f} MB free for {len(missing)} levels on the disk of "
+            f"{root}, but got {free / 1e6:,.0f} MB; free some (`gearnn cache show` tells what distorted frames and "
+            f"copies take), or set store to another disk"
+        )
+    return wanted
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def check_network(plan: Plan) -> None:
