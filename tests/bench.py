@@ -35,7 +35,7 @@ from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn
+from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners
 from tests.bench_gearbox import adaptor_layers
 from tests.conftest import SHARED
 from tests.distortions.test_h264 import strip
@@ -81,6 +81,9 @@ def main() -> int:
         report_size,
         report_opening,
         smoke_benchmark,
+        runner_threads,
+        runner_processes,
+        runner_dask,
         gearbox_views,
         gearbox_in_place,
         gearbox_switching,
@@ -315,6 +318,21 @@ def report_opening(rounds: int) -> Row:
 def smoke_benchmark(_: int) -> Row:
     """The smallest benchmark, from nothing to its report."""
     return Row("benchmark at smoke size", *_with_target(120, "s", bench_benchmark.smoke()))
+
+
+def runner_threads(_: int) -> Row:
+    """The fan-out over two threads, against two processes without Prefect."""
+    return Row("fan-out, 2 threads / 2 bare processes", *_with_target(1.25, "", bench_runners.scaling("threads")))
+
+
+def runner_processes(_: int) -> Row:
+    """The same over two processes."""
+    return Row("fan-out, 2 processes / 2 bare ones", *_with_target(1.25, "", bench_runners.scaling("processes")))
+
+
+def runner_dask(_: int) -> Row:
+    """The same over two workers of a local Dask cluster."""
+    return Row("fan-out, 2 Dask workers / 2 bare processes", *_with_target(1.25, "", bench_runners.scaling("dask")))
 
 
 def gearbox_views(_: int) -> Row:

@@ -55,6 +55,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def slots(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests take no turns with whatever else trains on this machine."""
+    os.environ["GEARNN_SLOTS"] = str(tmp_path_factory.mktemp("slots"))
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """One temporary Prefect server for all tests that run flows."""
