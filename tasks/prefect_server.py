@@ -40,13 +40,16 @@ def asking() -> Iterator[SyncPrefectClient]:
     """
     what = f"Prefect at {shown(address() or '')}"
     with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}):
+        client = get_client(sync_client=True, httpx_settings={"timeout": _SECONDS_TO_ANSWER})
         try:
-            yield get_client(sync_client=True, httpx_settings={"timeout": _SECONDS_TO_ANSWER})
+            yield client
         except PrefectHTTPStatusError as error:
             raise ServerError(f"{what}: {_refusal(error.response.status_code)}") from error
         except (OSError, ValueError, httpx.HTTPError) as error:
             told = f"{what}: expected it to answer, but got: {one_line(error)}"
             raise ServerError(f"{told}; check PREFECT_API_URL and whether the server runs") from error
+        finally:
+            client._client.close()  # entering the client itself would ask for the version in Prefect's own way
 
 
 def check_prefect() -> str:
