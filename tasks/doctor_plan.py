@@ -27,7 +27,8 @@ def plan_checks(path: Path) -> Iterator[Check]:
         PlanError: the file is no plan; nothing else can be looked at.
     """
     plan = Plan.load(path)
-    summary = f"{path}: {len(plan.distortion_levels)} levels, {plan.base.network} on {plan.data.name}"
+    number = len(plan.distortion_levels)
+    summary = f"{path}: {number} level{'s' if number > 1 else ''}, {plan.base.network} on {plan.data.name}"
     yield Check(mark="ok", what="plan", found=summary)
     looks: tuple[tuple[str, Callable[[Plan], str]], ...] = (
         ("store", _store),

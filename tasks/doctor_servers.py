@@ -1,7 +1,7 @@
 """What ``gearnn doctor`` asks Prefect and MLflow."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from prefect import __version__ as own_version
@@ -9,6 +9,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from gearnn import tracking
+from gearnn.plan import Plan
 from gearnn.servers import check_mlflow, probe_mlflow, series, shown
 from tasks.doctor import Check
 from tasks.prefect_server import address, asking, check_prefect, listed
@@ -37,8 +38,7 @@ def prefect_checks(pool: str) -> Iterator[Check]:
         yield Check(mark="ok", what="Prefect", found=found)
     with asking() as client:
         yield _pool(client, pool)
-        yield _deployments(client, pool)
-        yield from _limits(client)
+        yield from _deployments(client, pool)
 
 
 def _pool(client: SyncPrefectClient, name: str) -> Check:
@@ -62,42 +62,41 @@ def _pool(client: SyncPrefectClient, name: str) -> Check:
     return Check(mark="ok", what=what, found=f"type {pool.type}, online: {', '.join(online)}{most}")
 
 
-def _deployments(client: SyncPrefectClient, pool: str) -> Check:
+def _deployments(client: SyncPrefectClient, pool: str) -> Iterator[Check]:
+    """Whether every flow is deployed on the pool, from plans as they are known here; and how many runs go at a time."""
     flows = {flow["id"]: flow["name"] for flow in listed(client, "flows", flows={"name": {"any_": list(_FLOWS)}})}
-    found = [
-        deployment
-        for deployment in listed(client, "deployments", flows={"name": {"any_": list(_FLOWS)}})
-        if deployment["work_pool_name"] == pool and deployment["flow_id"] in flows
-    ]
+    found = [d for d in listed(client, "deployments") if d["work_pool_name"] == pool and d["flow_id"] in flows]
     found = sorted(found, key=lambda d: (_FLOWS.index(flows[d["flow_id"]]), d["name"]))
-    names = {f"{flows[d['flow_id']]}/{d['name']}": d for d in found}
-    missing = [flow for flow in _FLOWS if not any(name.startswith(f"{flow}/") for name in names)]
-    if missing:
-        there = f"; there: {', '.join(names)}" if names else ""
-        told = f"none on the work pool {pool} for {', '.join(missing)}{there}; `{_DEPLOY}`"
-        return Check(mark="warn", what="deployments", found=told)
-    paused = sorted(name for name, deployment in names.items() if deployment["paused"])
-    versions = _versions(list(names.values()))
-    told = f"{', '.join(names)}; {'of version ' + versions[0] if versions else 'without a version'}"
-    if len(versions) > 1:
-        told = f"of several versions, {', '.join(versions)}; `{_DEPLOY}`"
-    if paused:
-        told += f"; paused: {', '.join(paused)}; `prefect deployment resume {paused[0]}`"
-    return Check(mark="warn" if paused or len(versions) > 1 else "ok", what="deployments", found=told)
+    names = {d["id"]: f"{flows[d['flow_id']]}/{d['name']}" for d in found}
+    missing = [flow for flow in _FLOWS if not any(flows[d["flow_id"]] == flow for d in found)]
+    paused = [names[d["id"]] for d in found if d["paused"]]
+    strange = sorted({key for d in found for key in _strange_keys(d)})
+    troubles = [
+        f"none on the work pool {pool} for {', '.join(missing)}; `{_DEPLOY}`" if missing else "",
+        f"paused: {', '.join(paused)}; `prefect deployment resume {paused[0]}`" if paused else "",
+        f"deployed from another version, whose plans differ in {', '.join(strange)}; `{_DEPLOY}`" if strange else "",
+    ]
+    told = "; ".join([trouble for trouble in troubles if trouble] or [", ".join(names.values())])
+    yield Check(mark="warn" if any(troubles) else "ok", what="deployments", found=told)
+    yield from _limits(client, names)
 
 
-def _versions(deployments: Sequence[dict[str, Any]]) -> list[str]:
-    return sorted({str(deployment["version"]) for deployment in deployments if deployment.get("version")})
+def _strange_keys(deployment: dict[str, Any]) -> set[str]:
+    """Keys of a plan that the deployment's parameters have and this version has not, or the other way round."""
+    schema = (deployment.get("parameter_openapi_schema") or {}).get("definitions", {}).get("Plan")
+    return set() if schema is None else set(schema.get("properties", {})) ^ set(Plan.model_fields)
 
 
-def _limits(client: SyncPrefectClient) -> Iterator[Check]:
-    """Limits of how many runs go at a time, and how much of each is taken."""
-    limits = [limit for limit in listed(client, "v2/concurrency_limits") if limit["active"]]
-    if limits:
-        told = ", ".join(f"{limit['name']} {limit['active_slots']} of {limit['limit']}" for limit in limits)
-        full = [limit["name"] for limit in limits if limit["active_slots"] >= limit["limit"]]
-        waits = f"; runs wait for {', '.join(full)}; a crashed run gives its place back after its lease" if full else ""
-        yield Check(mark="warn" if full else "ok", what="limits", found=f"taken: {told}{waits}")
+def _limits(client: SyncPrefectClient, names: dict[str, str]) -> Iterator[Check]:
+    """How many runs there are of how many at a time, for each limit on the server; ``names`` of deployments by id."""
+    told = []
+    for limit in listed(client, "v2/concurrency_limits"):
+        deployment = limit["name"].removeprefix("deployment:")
+        if limit["active"] and (deployment == limit["name"] or deployment in names):
+            full = ", so others wait" if limit["active_slots"] >= limit["limit"] else ""
+            told.append(f"{names.get(deployment, deployment)} {limit['active_slots']} of {limit['limit']}{full}")
+    if told:
+        yield Check(mark="ok", what="runs at a time", found=", ".join(sorted(told)))
 
 
 def mlflow_checks() -> Iterator[Check]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from flows import cli
 from gearnn import bucket
+from gearnn.plan import Plan
 from tasks.doctor import Check, attempt
 from tasks.prefect_server import asking
 
@@ -84,7 +85,7 @@ def all_of(services: "Services", monkeypatch: pytest.MonkeyPatch, **other: str) 
 
 
 @contextmanager
-def deployed(version: str = "1.2") -> Iterator[None]:
+def deployed(**of_plan: Any) -> Iterator[None]:
     """A work pool with a worker, and every deployment on it."""
     with asking() as client:
         client._client.post("/work_pools/", json={"name": POOL, "type": "process"})
@@ -92,7 +93,9 @@ def deployed(version: str = "1.2") -> Iterator[None]:
         ids = []
         for name in FLOWS:
             flow = client._client.post("/flows/", json={"name": name}).json()["id"]
-            made = {"name": "doctor", "flow_id": flow, "work_pool_name": POOL, "version": version}
+            schema = {"definitions": {"Plan": {"properties": Plan.model_json_schema()["properties"] | of_plan}}}
+            made = {"name": "doctor", "flow_id": flow, "work_pool_name": POOL, "parameter_openapi_schema": schema}
+            made |= {"concurrency_limit": 3} if name == "adapt" else {}
             ids.append(client._client.post("/deployments/", json=made).json()["id"])
     try:
         yield
@@ -111,7 +114,8 @@ def test_all_is_well(services: "Services", plan: Path, monkeypatch: pytest.Monke
     assert line(result, "Prefect") == f"ok: {here['PREFECT_API_URL']}, version 3.8.8"
     assert line(result, f"work pool {POOL}") == "ok: type process, online: worker-1"
     names = ", ".join(f"{flow}/doctor" for flow in FLOWS)
-    assert line(result, "deployments") == f"ok: {names}; of version 1.2"
+    assert line(result, "deployments") == f"ok: {names}"
+    assert line(result, "runs at a time") == "ok: adapt/doctor 0 of 3"
     assert line(result, "MLflow") == f"ok: {here['MLFLOW_TRACKING_URI']}, version 3.17.2, as gearnn"
     assert line(result, "MLflow writing") == "ok: a run and an artifact were written and read, the latter removed"
     assert line(result, "plan") == f"ok: {plan}: 2 levels, drn_d_22_quarter on streets"
@@ -138,11 +142,16 @@ def test_wrong_passwords_and_a_pool_that_is_missing(services: "Services", monkey
         "one of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD is wrong"
     )
     with all_of(services, monkeypatch):
+        with deployed(sharpness={}):
+            other = doctor("--pool", POOL)
         with asking() as client:
             client._client.post("/work_pools/", json={"name": "lonely", "type": "process"})
         missing, lonely = doctor("--pool", "nowhere"), doctor("--pool", "lonely")
         with asking() as client:
             client._client.delete("/work_pools/lonely")
+    assert line(other, "deployments") == (
+        "warn: deployed from another version, whose plans differ in sharpness; `prefect --no-prompt deploy --all`"
+    )
     assert missing.exit_code == 1
     assert line(missing, "work pool nowhere").startswith("fail: expected a work pool of this name, but the server has ")
     assert line(missing, "work pool nowhere").endswith(
