@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_model, cli_ops, cli_stream
+from flows import cli_data, cli_model, cli_ops, cli_stream, cli_submit
 from flows.terminal import (
     command,
     console,
@@ -35,6 +35,7 @@ app.add_typer(cli_model.model, name="model")
 app.command()(cli_stream.stream)
 app.command()(cli_stream.present)
 app.command()(cli_ops.doctor)
+app.command()(cli_submit.submit)
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="plan in YAML, see docs/plans.md")]
 
