@@ -22,8 +22,8 @@ SCHEME = "s3://"
 _PART = 8 << 20
 AT_A_TIME = 16
 """Objects that are moved at the same time."""
-_ATTEMPTS = 10
-"""With growing pauses these last for a minute, in which a server may be started again."""
+_ATTEMPTS = 15
+"""With pauses that grow to 20 s these last for over a minute, in which a server may be started again."""
 _FIRST_ATTEMPTS = 3
 """To find out whether there is a server at all."""
 _ADVICE = {
