@@ -146,10 +146,18 @@ def _asking(what: str, retries: int) -> Iterator[None]:
         status = getattr(error, "get_http_status_code", lambda: 0)()
         if status in (401, 403):
             raise ServerError(f"{what}: {_refusal(status)}") from error
-        raise ServerError(f"{what}: expected it to answer, but got: {one_line(error)}") from error
+        is_server = tracking.tracking_uri().startswith("http")
+        todo = "; check MLFLOW_TRACKING_URI and whether the server runs" if is_server else ""
+        raise ServerError(f"{what}: expected it to answer, but got: {_reason(error)}{todo}") from error
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, which requests wraps in its own words; else all of it."""
+    found = re.search(r"\[Errno -?\d+\] [\w ]+|timed out", str(error))
+    return found[0] if found else one_line(error)
 
 
 def _refusal(status: int) -> str:

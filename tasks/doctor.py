@@ -60,9 +60,10 @@ def examine(plans: Sequence[Path], pool: str) -> Iterator[Check]:
         ("disk", disk_checks),
         ("Prefect", partial(prefect_checks, pool)),
         ("MLflow", mlflow_checks),
-        *(("plan", partial(plan_checks, plan)) for plan in plans),
     ):
         yield from attempt(what, check)
+    for plan in plans:
+        yield from plan_checks(plan)
 
 
 def attempt(what: str, check: Callable[[], Iterable[Check]], longest_s: float = _LONGEST_S) -> Iterator[Check]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,22 +15,17 @@ from gearnn.preflight import check_device
 from gearnn.resolve import ROLES, compute_of, open_base, open_role
 from gearnn.servers import shown
 from gearnn.storage import Store
-from tasks.doctor import Check, failed
+from tasks.doctor import Check, attempt
 from tasks.preflight import check_space, where_it_computes
 
 _SECONDS_TO_ANSWER = 3.0
+_LONGEST_S = 15.0
 
 
 def plan_checks(path: Path) -> Iterator[Check]:
-    """The plan itself, its store, frames, base, device and runner; quick looks, no frame is decoded.
-
-    Raises:
-        PlanError: the file is no plan; nothing else can be looked at.
-    """
-    plan = Plan.load(path)
-    number = len(plan.distortion_levels)
-    summary = f"{path}: {number} level{'s' if number > 1 else ''}, {plan.base.network} on {plan.data.name}"
-    yield Check(mark="ok", what="plan", found=summary)
+    """The plan itself, then its store, frames, base, device and runner; quick looks, no frame is decoded."""
+    read: list[Plan] = []
+    yield from attempt("plan", partial(_read, path, read))
     looks: tuple[tuple[str, Callable[[Plan], str]], ...] = (
         ("store", _store),
         ("frames", _frames),
@@ -37,11 +33,21 @@ def plan_checks(path: Path) -> Iterator[Check]:
         ("device", _device),
         ("runner", _runner),
     )
-    for name, look in looks:
-        try:
-            yield Check(mark="ok", what=f"  {name}", found=look(plan))
-        except Exception as error:  # the others are looked at all the same
-            yield failed(f"  {name}", error)
+    for plan in read:
+        for name, look in looks:
+            yield from attempt(f"  {name}", partial(_line, f"  {name}", look, plan), _LONGEST_S)
+
+
+def _read(path: Path, read: list[Plan]) -> Iterator[Check]:
+    plan = Plan.load(path)
+    read.append(plan)
+    number = len(plan.distortion_levels)
+    summary = f"{path}: {number} level{'s' if number > 1 else ''}, {plan.base.network} on {plan.data.name}"
+    yield Check(mark="ok", what="plan", found=summary)
+
+
+def _line(what: str, look: Callable[[Plan], str], plan: Plan) -> Iterator[Check]:
+    yield Check(mark="ok", what=what, found=look(plan))
 
 
 def _store(plan: Plan) -> str:

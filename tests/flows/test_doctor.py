@@ -194,7 +194,10 @@ def test_servers_that_are_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         f"fail: Prefect at http://127.0.0.1:9/api: expected it to answer, but got: {away}; "
         "check PREFECT_API_URL and whether the server runs"
     )
-    assert line(result, "MLflow").startswith("fail: MLflow at http://127.0.0.1:9: expected it to answer, but got: ")
+    assert line(result, "MLflow") == (
+        f"fail: MLflow at http://127.0.0.1:9: expected it to answer, but got: {away}; "
+        "check MLFLOW_TRACKING_URI and whether the server runs"
+    )
     assert "secret" not in result.output
     assert line(result, "store") == (
         f"fail: s3://gearnn/doctor: expected S3 to answer at http://127.0.0.1:9, but got: {away}; "
