@@ -1,6 +1,7 @@
 """Deployments and a worker on real servers: as docs/operations.md says, and to the end."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def test_deploying_twice_changes_nothing(works: Works, client: SyncPrefectClient
 
 
 @pytest.mark.service
+@pytest.mark.xfail(
+    version("sqlalchemy") >= "2.1",
+    reason="Prefect 3.8.8 cannot insert scheduled runs with SQLAlchemy 2.1; with 2.0.58 it does",
+)
+def test_the_nightly_retraining_is_scheduled(client: SyncPrefectClient) -> None:
+    until(lambda: [run for run in client.read_flow_runs() if run.auto_scheduled], seconds=20)
+
+
+@pytest.mark.service
 def test_the_form_of_adapt_has_the_fields_of_a_plan(client: SyncPrefectClient) -> None:
     schema = client.read_deployment_by_name("adapt/gpu").parameter_openapi_schema
     assert schema["required"] == ["plan"]
@@ -69,9 +79,9 @@ def test_the_form_of_adapt_has_the_fields_of_a_plan(client: SyncPrefectClient) -
 def test_the_worker_of_the_docs_runs_a_plan_to_its_end(works: Works, client: SyncPrefectClient) -> None:
     *_, last = works.adapted.splitlines()
     assert last.startswith(f"adapt {BASE}: Completed, after ")
-    (version,) = [v for v in registry.adaptors(BASE) if v.tags["gearnn.level"] == LEVELS[0]]
-    assert "champion" in version.aliases
-    assert registry.metrics(version)
+    (adaptor,) = [v for v in registry.adaptors(BASE) if v.tags["gearnn.level"] == LEVELS[0]]
+    assert "champion" in adaptor.aliases
+    assert registry.metrics(adaptor)
 
 
 @pytest.mark.service
