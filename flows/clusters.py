@@ -3,8 +3,10 @@
 import hashlib
 import importlib
 import os
+import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -61,11 +63,20 @@ def ray(address: str, number: int, stack: ExitStack) -> TaskRunner[Any]:
     else:
         here = {"num_cpus": number, "include_dashboard": False, "logging_level": "WARNING"}
         runner = runners.RayTaskRunner(init_kwargs=here)
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         stack.enter_context(runner)
     except ConnectionError as error:
         raise PlanError(f"plan: runner: {address} answers, but not as Ray's client server: {error}") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+        stack.callback(signal.signal, signal.SIGTERM, terminated or signal.SIG_DFL)
     return runner
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End the flow: Ray's own handler aborts the process, and its waiting lets nothing else through than this."""
+    raise KeyboardInterrupt
 
 
 def about() -> dict[str, str]:
