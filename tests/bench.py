@@ -35,7 +35,7 @@ from gearnn.models import load_model
 from gearnn.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners
+from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
 from tests.bench_gearbox import adaptor_layers
 from tests.conftest import SHARED
 from tests.distortions.test_h264 import strip
@@ -84,6 +84,9 @@ def main() -> int:
         runner_threads,
         runner_processes,
         runner_dask,
+        orchestration_served,
+        retrain_nothing,
+        thousand_levels,
         gearbox_views,
         gearbox_in_place,
         gearbox_switching,
@@ -333,6 +336,21 @@ def runner_processes(_: int) -> Row:
 def runner_dask(_: int) -> Row:
     """The same over two workers of a local Dask cluster."""
     return Row("fan-out, 2 Dask workers / 2 bare processes", *_with_target(1.25, "", bench_runners.scaling("dask")))
+
+
+def orchestration_served(_: int) -> Row:
+    """What Prefect and MLflow add to a level, served from Postgres and asking for passwords."""
+    return Row("Prefect, MLflow on servers, per level", *_with_target(3.0, "s", bench_workflow.overhead()))
+
+
+def retrain_nothing(_: int) -> Row:
+    """A retraining that finds all in its place, the start of Python included."""
+    return Row("retrain, nothing to do", *_with_target(10.0, "s", bench_workflow.nothing_to_do()))
+
+
+def thousand_levels(_: int) -> Row:
+    """How the cost of a level grows with the number of levels."""
+    return Row("1,000 levels / 100, per level", *_with_target(1.2, "", bench_workflow.scale()))
 
 
 def gearbox_views(_: int) -> Row:

@@ -1,7 +1,6 @@
 """Deployments and a worker on real servers: as docs/operations.md says, and to the end."""
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +59,6 @@ def test_deploying_twice_changes_nothing(works: Works, client: SyncPrefectClient
 
 
 @pytest.mark.service
-@pytest.mark.xfail(
-    version("sqlalchemy") >= "2.1",
-    reason="Prefect 3.8.8 cannot insert scheduled runs with SQLAlchemy 2.1; with 2.0.58 it does",
-    run=False,  # it would only wait
-)
 def test_the_nightly_retraining_is_scheduled(client: SyncPrefectClient) -> None:
     until(lambda: [run for run in client.read_flow_runs() if run.auto_scheduled], seconds=20)
 
