@@ -6,7 +6,7 @@ from typing import Literal
 
 from gearnn import tracking
 from gearnn import vocabulary as words
-from gearnn.registry.versions import Version, aliased, drop_alias, get_version, metrics, set_alias
+from gearnn.registry.versions import Version, aliased, drop_alias, get_version, metrics, newest_of, set_alias
 
 _IN_USE = "is champion"
 
@@ -112,10 +112,14 @@ def promote_base(base: Version) -> None:
 
 
 def challenge(version: Version) -> None:
-    """Make a version challenger, unless a later one is."""
+    """Make a version challenger, unless a later one is; whoever looks last sees the newest of all."""
     present = aliased(version.name, words.CHALLENGER)
-    if present is None or int(present.version) < int(version.version):
-        set_alias(version.name, words.CHALLENGER, version.version)
+    chosen = 0 if present is None else int(present.version)
+    if chosen >= int(version.version):
+        return
+    while (newest := newest_of(version.name)) != chosen:  # another machine may have registered meanwhile
+        set_alias(version.name, words.CHALLENGER, str(newest))
+        chosen = newest
 
 
 def archive(name: str) -> None:

@@ -91,6 +91,11 @@ def numbers_of(name: str, identity: str) -> list[int]:
     return sorted(int(v.version) for v in tracking.client().search_model_versions(query))
 
 
+def newest_of(name: str) -> int:
+    """The largest number of a registered model's versions; 0 if there are none."""
+    return max((int(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), default=0)
+
+
 def adaptors(base: str | None = None, distortion: str | None = None) -> list[Version]:
     """All versions of all adaptors, newest first within a level.
 
