@@ -1,11 +1,13 @@
 """Which versions are in use: champions by a rule, challengers by age, and levels that are archived."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from gearnn import tracking
 from gearnn import vocabulary as words
+from gearnn.errors import RegistryError
 from gearnn.registry.versions import Version, aliased, drop_alias, get_version, metrics, newest_of, set_alias
 
 _IN_USE = "is champion"
@@ -118,8 +120,9 @@ def challenge(version: Version) -> None:
     if chosen >= int(version.version):
         return
     while (newest := newest_of(version.name)) != chosen:  # another machine may have registered meanwhile
-        set_alias(version.name, words.CHALLENGER, str(newest))
-        chosen = newest
+        with suppress(RegistryError):  # or taken its version back, which was one too many
+            set_alias(version.name, words.CHALLENGER, str(newest))
+            chosen = newest
 
 
 def archive(name: str) -> None:

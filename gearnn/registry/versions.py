@@ -121,8 +121,20 @@ def metrics(version: Version) -> dict[str, float]:
 
 
 def set_alias(name: str, alias: str, version: str) -> None:
-    """Give a version an alias; the version that had it loses it."""
-    tracking.client().set_registered_model_alias(name, alias, version)
+    """Give a version an alias; the version that had it loses it.
+
+    Raises:
+        RegistryError: no such version.
+    """
+    server = tracking.client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        server.set_registered_model_alias(name, alias, version)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
 
 
 def drop_alias(name: str, alias: str) -> None:
