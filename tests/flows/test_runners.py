@@ -51,6 +51,7 @@ class World:
             "finetune": {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 0.01}},
             "store": str(self.folder / name / "store"),
             "workers": 2,
+            "device": "cpu",
             "runner": runner,
         }
         return Plan.read(content, source="test")
@@ -195,7 +196,7 @@ def test_an_unknown_runner_is_one_line(world: World, wrong: str) -> None:
 
 
 def test_as_many_steps_at_a_time_as_there_are_gpus_or_cores(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = world.plan("workers", "threads").model_copy(update={"workers": None})
+    plan = world.plan("workers", "threads").model_copy(update={"workers": None, "device": "auto"})
     assert runner.workers_for(plan.model_copy(update={"workers": 5})) == 5
     monkeypatch.setattr(runner, "cores", lambda: list(range(8)))
     assert runner.workers_for(plan.model_copy(update={"threads": 3, "device": "cpu"})) == 2
