@@ -17,7 +17,6 @@ ONLY = {
     "mlflow": {
         "gearnn/registry/loading.py",
         "gearnn/registry/logged.py",
-        "gearnn/registry/once.py",
         "gearnn/registry/versions.py",
         "gearnn/servers.py",
         "gearnn/tracking.py",

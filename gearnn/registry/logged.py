@@ -10,8 +10,7 @@ from typing import Any
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.description import DESCRIPTION_FILE
-from gearnn.registry.once import created
-from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version
+from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version, insisting
 
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
@@ -45,7 +44,8 @@ def log_and_register(
 
     with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
         if inputs:
-            client.log_inputs(run_id, models=[LoggedModelInput(v.tags[words.TAG_LOGGED_MODEL]) for v in inputs])
+            models = [LoggedModelInput(v.tags[words.TAG_LOGGED_MODEL]) for v in inputs]
+            insisting(lambda: client.log_inputs(run_id, models=models))
         info = mlflow.pyfunc.log_model(
             name=kind,
             loader_module="gearnn.serving",
@@ -71,7 +71,7 @@ def log_and_register(
         )
         return get_version(name, str(version.version))
 
-    return created(create)
+    return insisting(create)
 
 
 def _ensure_registered_model(name: str) -> None:

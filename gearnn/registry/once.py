@@ -5,15 +5,11 @@ machine take turns by a lock; between machines the version that was created firs
 finds an older one of the same identity beside its own takes its own back.
 """
 
-import random
-import time
 from collections.abc import Callable
 
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.registry.versions import Version, find, get_version, numbers_of
-
-_ATTEMPTS = 8
 
 
 def register_once(name: str, identity: str, register: Callable[[], Version]) -> Version:
@@ -26,20 +22,6 @@ def register_once(name: str, identity: str, register: Callable[[], Version]) -> 
     """
     with tracking.taking_turns(name):
         return find(name, identity) or _settled(register(), identity)
-
-
-def created(create: Callable[[], Version]) -> Version:
-    """Create a version, again after a pause where another machine took the number; MLflow itself tries thrice."""
-    from mlflow.exceptions import MlflowException
-
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return create()
-        except MlflowException as error:
-            if "creation error" not in str(error) or attempt == _ATTEMPTS:
-                raise
-            time.sleep(random.uniform(0, 0.2 * attempt))
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _settled(mine: Version, identity: str) -> Version:

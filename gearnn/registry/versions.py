@@ -1,8 +1,10 @@
 """Versions of registered models: what they are, and how they are found."""
 
+import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gearnn import tracking
 from gearnn import vocabulary as words
@@ -13,6 +15,9 @@ from gearnn.levels import DistortionLevel
 BASE_FILE, ADAPTOR_FILE = "base.safetensors", "adaptor.safetensors"
 IMAGE_COLUMN = "image"
 ADAPTORS_FOLDER = "adaptors"
+_ATTEMPTS = 8
+_COLLISIONS = "Model Version creation error", "UniqueViolation", "UNIQUE constraint"
+T = TypeVar("T")
 PARAMETERS = {"level": "", "off_map": "nearest"}
 """Parameters of every served model with their defaults; see :meth:`gearnn.serving.Predictor.predict`."""
 
@@ -130,11 +135,28 @@ def set_alias(name: str, alias: str, version: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        server.set_registered_model_alias(name, alias, version)
+        insisting(lambda: server.set_registered_model_alias(name, alias, version))
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
+
+
+def insisting(call: Callable[[], T]) -> T:
+    """Call, and call again after a pause where MLflow fails because somebody does the same at this moment.
+
+    Its store looks whether an entry is there and then inserts it; two at once both insert.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except MlflowException as error:
+            if not any(sign in str(error) for sign in _COLLISIONS):
+                raise
+            time.sleep(random.uniform(0, 0.2 * attempt))
+    return call()
 
 
 def drop_alias(name: str, alias: str) -> None:
