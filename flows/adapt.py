@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger, unmapped
 
+from flows.champions import register
 from flows.notify import HOOKS
 from flows.runner import PlannedTaskRunner
 from gearnn import vocabulary as words
@@ -19,9 +20,7 @@ from tasks.frames import distort_frames
 from tasks.knapsack import choose_layers
 from tasks.preflight import preflight
 from tasks.progress import expect_steps, stopping_work
-from tasks.promote import put_into_use
-from tasks.records import Adapted, Base, Data, Registered, Row
-from tasks.register import register_adaptor, register_base, register_gearbox
+from tasks.records import Adapted, Base, Data, Row
 from tasks.report import write_report
 from tasks.sensitivity import measure_sensitivity
 
@@ -69,7 +68,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
     gearbox = None
     if rows:
-        rows, gearbox = _register(plan, base, data, rows, failures)
+        rows, gearbox = register(plan, base, data, rows, failures)
     report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
     if failures:
         registered = [row.registered for row in rows if row.registered is not None]
@@ -109,29 +108,3 @@ def _gather(
             failures[level] = f"{type(error).__name__}: {error}"
             get_run_logger().error("level %s failed: %s", level, error)
     return rows, failures
-
-
-def _register(
-    plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dict[str, str]
-) -> tuple[list[Row], Registered | None]:
-    """Register the base and its adaptors, and put those into use that the plan's rule prefers.
-
-    Returns:
-        The rows with their versions, and the base with all of its champions as one version; None where it has none.
-    """
-    registered_base = register_base(plan, base, data)
-    done = []
-    for row in rows:
-        try:
-            version = register_adaptor(plan, base, data, registered_base, row)
-            done.append(row.model_copy(update={"registered": version}))
-        except Exception as error:  # its results are stored, the report has them, and a later run registers them
-            failures[row.level] = f"{type(error).__name__}: {error}"
-            done.append(row)
-    try:
-        done = put_into_use(plan, base, data, registered_base, done)
-        has_champions = any(row.registered is not None and row.registered.champion for row in done)
-        return done, register_gearbox(registered_base.name) if has_champions else None
-    except Exception as error:  # adaptors are registered all the same
-        failures["gearbox"] = f"{type(error).__name__}: {error}"
-        return done, None

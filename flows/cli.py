@@ -138,9 +138,12 @@ def retrain(
 ) -> None:
     """Make what plans want and the registry lacks, and nothing else."""
     with running():
+        from flows.retrain import TO_BE_MADE
+        from flows.retrain import retrain as run
         from gearnn import tracking
         from gearnn.levels import DistortionLevel
-        from tasks.retrain import compare, read_plans
+        from tasks.compare import compare
+        from tasks.retrain import read_plans
         from tasks.retrain_report import finding_cells, registered_cells
 
         places, levels = [str(place) for place in plans], [str(DistortionLevel.parse(text)) for text in level or ()]
@@ -148,11 +151,9 @@ def retrain(
         if dry_run:
             findings = compare.fn(read_plans(places), levels)
             print_table(finding_cells(findings))
-            wanted = sum(finding.state in ("missing", "changed") for finding in findings)
+            wanted = sum(finding.state in TO_BE_MADE for finding in findings)
             print(f"to be made: {wanted} of {len(findings)}" + ("" if archive else "; retired ones need --archive"))
             return
-        from flows.retrain import retrain as run
-
         with progress_bars():
             done = run(places, levels, archive)
         print_table(registered_cells(done.registered) if done.registered else finding_cells(done.findings))

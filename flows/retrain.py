@@ -9,12 +9,17 @@ from prefect.runtime import flow_run
 from flows.adapt import adapt
 from flows.notify import HOOKS
 from gearnn.errors import LevelsFailedError
+from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from tasks.compare import compare
 from tasks.progress import stopping_work
 from tasks.records import Finding, Registered, Retrained
 from tasks.register import register_gearbox
-from tasks.retrain import archive_level, compare, read_plans, restore_level
+from tasks.retrain import archive_level, read_plans, restore_level
 from tasks.retrain_report import publish_findings, publish_registered
+
+TO_BE_MADE = ("missing", "changed", "undecided")
+"""States of levels for which the plan is run; what is stored of them is not done again."""
 
 
 def _run_name() -> str:
@@ -44,11 +49,12 @@ def retrain(
         commit: of the code and the plans; a worker checks it out before this starts (infra/checkout.sh).
 
     Raises:
-        LevelsFailedError: at least one level failed.
-        PlanError: no plans, or one that is wrong; nothing was done.
+        LevelsFailedError: at least one level failed, or the frames or the base of a plan cannot be read.
+        PlanError: no plans, one that is wrong, or two that contradict each other; nothing was done.
     """
     read = read_plans(plans)
-    findings: list[Finding] = compare(read, levels or ())
+    wanted = [str(DistortionLevel.parse(level)) for level in levels or ()]
+    findings: list[Finding] = compare(read, wanted)
     publish_findings(findings)
     for finding in findings:
         get_run_logger().info("%s is %s: %s", finding.name, finding.state, "; ".join(finding.reasons) or "as wanted")
@@ -56,7 +62,8 @@ def retrain(
         return Retrained(findings=tuple(findings))
     registered, failures = _make(read, findings)
     archived = _set_aside(findings) if archive else []
-    _bundle_again([f for f in findings if f.state == "archived" or f.name in archived], failures)
+    changed = [f for f in findings if f.state == "archived"]
+    _bundle_again(findings if archive else changed, failures)  # an earlier run may have died between both
     publish_registered(registered)
     if failures:
         raise LevelsFailedError("; ".join(failures), registered)
@@ -66,12 +73,12 @@ def retrain(
 def _make(plans: dict[str, Plan], findings: Sequence[Finding]) -> tuple[list[Registered], list[str]]:
     """Restore what was archived, run each plan for what it lacks: what was registered, and what failed."""
     registered: list[Registered] = []
-    failures = []
+    failures = [f"{f.plan}: {'; '.join(f.reasons)}" for f in findings if f.state == "failed"]
     for finding in findings:
         if finding.state == "archived":
             restore_level(finding)
     for source, plan in plans.items():
-        lacking = [f.level for f in findings if f.plan == source and f.state in ("missing", "changed")]
+        lacking = [f.level for f in findings if f.plan == source and f.state in TO_BE_MADE]
         if not lacking:
             continue
         try:

@@ -70,8 +70,11 @@ TAG_IDENTITY: Final = "gearnn.identity"
 TAG_MADE_FROM: Final = "gearnn.made_from"
 """JSON of what decides an adaptor: base, frames, recipe, versions of steps; a retraining compares it with the plan."""
 
+TAG_DECISION: Final = "gearnn.decision"
+"""What became of a version, in words; one without it was registered by a run that did not get that far."""
+
 TAG_RETIRED: Final = "gearnn.retired"
-"""When a level's adaptors were archived, because no plan wants them any longer."""
+"""JSON, on a registered model: when its level was archived, and which versions had which alias until then."""
 
 TAG_ADAPTORS: Final = "gearnn.adaptors"
 """JSON of a gearbox: level -> URI of the adaptor's version."""

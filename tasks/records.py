@@ -285,8 +285,9 @@ class Finding(Record):
         base: name of the registered base.
         level: q.
         name: of the registered model.
-        state: ``missing``: never made; ``changed``: made from something else; ``archived``: retired earlier and
-            wanted again; ``present``; ``retired``: in use, but in no plan.
+        state: ``missing``: never made; ``changed``: made from something else; ``undecided``: made, but a run ended
+            before it was decided about; ``archived``: retired earlier and wanted again; ``present``; ``retired``:
+            in use, but in no plan; ``failed``: its plan's frames or base cannot be read.
         reasons: why it is so.
         version: that was compared, if there is one.
     """
@@ -295,7 +296,7 @@ class Finding(Record):
     base: str
     level: str
     name: str
-    state: Literal["missing", "changed", "archived", "present", "retired"]
+    state: Literal["missing", "changed", "undecided", "archived", "present", "retired", "failed"]
     reasons: tuple[str, ...] = ()
     version: str = ""
 

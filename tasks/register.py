@@ -59,8 +59,13 @@ def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered,
 
 
 @task(name="register gearbox", task_run_name="register gearbox {base}")
-def register_gearbox(base: str) -> Registered:
-    """The base of this name with all of its champions as one version to be served; the same set is registered once."""
+def register_gearbox(base: str) -> Registered | None:
+    """The base of this name with all of its champions as one version to be served; the same set is registered once.
+
+    None where none of its adaptors is champion.
+    """
+    if not registry.chosen_for(registry.by_alias(base, words.CHAMPION)):
+        return None
     version = registry.register_gearbox(base)
     return Registered(level="", name=version.name, version=version.version, champion=version.version)
 

@@ -158,8 +158,17 @@ def test_an_archived_level_comes_back_as_it_was(models: Registry) -> None:
             registry.by_alias(MODEL, alias)
     assert words.TAG_RETIRED in tracking.client().get_registered_model(MODEL).tags
     registry.archive(MODEL)  # again changes nothing
-    restored = registry.restore(MODEL)
-    assert restored is not None
+    assert registry.restore(MODEL) is not None
     assert registry.by_alias(MODEL, words.CHAMPION).version == "1"
+    assert registry.by_alias(MODEL, words.CHALLENGER).version == "2"
     assert registry.aliased(MODEL, words.ARCHIVED) is None
+    assert words.TAG_RETIRED not in tracking.client().get_registered_model(MODEL).tags
+
+
+def test_what_the_rule_refused_does_not_come_into_use_by_way_of_the_archive(models: Registry) -> None:
+    registry.promote(scored(models, "seg", 30.0, base=40.0), METRIC, Promotion(over=OF_THE_BASE))
+    registry.archive(MODEL)
+    assert registry.by_alias(MODEL, words.ARCHIVED).version == "1"
     assert registry.restore(MODEL) is None
+    assert registry.aliased(MODEL, words.CHAMPION) is None
+    assert registry.by_alias(MODEL, words.CHALLENGER).version == "1"

@@ -7,17 +7,19 @@ MLmodel file and in its description. Weights are safetensors; loading runs no pi
 base names but from trusted packages.
 """
 
-from gearnn.registry.bundling import contents, gearbox_name, register_gearbox
+from gearnn.registry.bundling import chosen_for, contents, gearbox_name, register_gearbox
 from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
 from gearnn.registry.promoting import (
     Decision,
     Promotion,
     archive,
     are_scored_alike,
+    decided,
     is_rival,
     promote,
     promote_base,
     restore,
+    without_adaptor,
 )
 from gearnn.registry.registering import register_adaptor, register_base
 from gearnn.registry.versions import (
@@ -28,9 +30,11 @@ from gearnn.registry.versions import (
     Version,
     adaptors,
     aliased,
+    bases,
     by_alias,
     find,
     get_version,
+    is_of,
     metrics,
 )
 
@@ -46,11 +50,15 @@ __all__ = [
     "aliased",
     "archive",
     "are_scored_alike",
+    "bases",
     "by_alias",
+    "chosen_for",
     "contents",
+    "decided",
     "find",
     "gearbox_name",
     "get_version",
+    "is_of",
     "is_rival",
     "load_adaptor",
     "load_base",
@@ -62,4 +70,5 @@ __all__ = [
     "register_base",
     "register_gearbox",
     "restore",
+    "without_adaptor",
 ]

@@ -10,7 +10,7 @@ from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.description import DESCRIPTION_FILE
 from gearnn.errors import RegistryError
-from gearnn.registry.loading import adaptor_file, download, is_of
+from gearnn.registry.loading import adaptor_file, download
 from gearnn.registry.logged import fill, identity_of, log_and_register
 from gearnn.registry.once import register_once
 from gearnn.registry.versions import (
@@ -21,6 +21,7 @@ from gearnn.registry.versions import (
     aliased,
     by_alias,
     get_version,
+    is_of,
     set_alias,
     unknown_level,
 )
@@ -45,7 +46,7 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
         RegistryError: no such base, or no adaptor that belongs to it.
     """
     version = by_alias(base, words.CHAMPION)
-    chosen = _chosen(version, alias)
+    chosen = chosen_for(version, alias)
     if not chosen:
         raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {tracking.tracking_uri()}")
     identity = identity_of(version.tags[words.TAG_IDENTITY], *sorted(v.tags[words.TAG_SHA256] for v in chosen))
@@ -62,7 +63,8 @@ def contents(gearbox: Version) -> list[tuple[str, str]]:
     return [(level, uri.removeprefix("models:/")) for level, uri in uris.items()]
 
 
-def _chosen(base: Version, alias: str) -> list[Version]:
+def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:
+    """The adaptors of a base's version that carry an alias."""
     found = []
     for name in sorted({v.name for v in adaptors(base.name) if not unknown_level(v)}):
         version = aliased(name, alias)

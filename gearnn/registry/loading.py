@@ -17,7 +17,16 @@ from gearnn.gearbox import GearBox
 from gearnn.gears import Hold
 from gearnn.layers import fingerprint
 from gearnn.problem import Problem, restore_problem
-from gearnn.registry.versions import ADAPTOR_FILE, BASE_FILE, Version, adaptors, by_alias, get_version, unknown_level
+from gearnn.registry.versions import (
+    ADAPTOR_FILE,
+    BASE_FILE,
+    Version,
+    adaptors,
+    by_alias,
+    get_version,
+    is_of,
+    unknown_level,
+)
 
 
 def load_base(name: str, version: str | None = None, trust: Collection[str] = ()) -> tuple[nn.Module, Problem, Version]:
@@ -133,10 +142,3 @@ def download(version: Version) -> Path:
     if folder is None:
         raise RegistryError(f"registry: expected {version.uri} to hold {DESCRIPTION_FILE}, but it does not")
     return folder
-
-
-def is_of(adaptor: Version, base: Version) -> bool:
-    """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
-    same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
-    identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
-    return same and identity in (None, base.tags.get(words.TAG_IDENTITY))

@@ -1,5 +1,7 @@
 """Which versions are in use: champions by a rule, challengers by age, and levels that are archived."""
 
+import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,7 +10,7 @@ from typing import Literal
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.errors import RegistryError
-from gearnn.registry.versions import Version, aliased, drop_alias, get_version, metrics, newest_of, set_alias
+from gearnn.registry.versions import Version, aliased, drop_alias, get_version, is_of, metrics, newest_of, set_alias
 
 _IN_USE = "is champion"
 
@@ -58,14 +60,28 @@ def promote(
         held: score of the present champion on the candidate's frames, where the recorded one is of others.
     """
     rule = promotion or Promotion()
-    champion = aliased(candidate.name, words.CHAMPION)
-    if champion is not None and champion.version == candidate.version:
-        return Decision(champion=champion, reason=_IN_USE)
-    objection = _objection(candidate, champion, metric, rule, held)
-    if objection:
-        return Decision(champion=champion, reason=objection)
-    set_alias(candidate.name, words.CHAMPION, candidate.version)
-    return Decision(champion=get_version(candidate.name, candidate.version), reason=_IN_USE)
+    with tracking.taking_turns(f"champion of {candidate.name}"):
+        while True:
+            champion = aliased(candidate.name, words.CHAMPION)
+            if champion is not None and champion.version == candidate.version:
+                return Decision(champion=champion, reason=_IN_USE)
+            objection = _objection(candidate, champion, metric, rule, held)
+            if _number(aliased(candidate.name, words.CHAMPION)) == _number(champion):  # nobody has decided meanwhile
+                return _carry_out(candidate, champion, objection, rule)
+
+
+def _carry_out(candidate: Version, champion: Version | None, objection: str, rule: Promotion) -> Decision:
+    if not objection:
+        set_alias(candidate.name, words.CHAMPION, candidate.version)
+        return Decision(champion=get_version(candidate.name, candidate.version), reason=_IN_USE)
+    if champion is not None and rule.rule != "manual" and not is_rival(champion, candidate):
+        drop_alias(candidate.name, words.CHAMPION)  # it fits another base than the one in use
+        champion = None
+    return Decision(champion=champion, reason=objection)
+
+
+def _number(version: Version | None) -> str:
+    return "" if version is None else version.version
 
 
 def _objection(candidate: Version, champion: Version | None, metric: str, rule: Promotion, held: float | None) -> str:
@@ -106,17 +122,45 @@ def are_scored_alike(champion: Version, candidate: Version) -> bool:
     return champion.tags.get(words.TAG_PROMOTE_DATA) == candidate.tags.get(words.TAG_PROMOTE_DATA)
 
 
+def without_adaptor(base: Version, versions: Sequence[Version]) -> list[str]:
+    """Levels that are in use with another base, and have no adaptor of this one.
+
+    Args:
+        base: a base's version.
+        versions: all adaptors of the registered base.
+    """
+    fitting = {version.name for version in versions if is_of(version, base)}
+    in_use = {v.name: v.tags[words.TAG_LEVEL] for v in versions if words.CHAMPION in v.aliases}
+    return [level for name, level in sorted(in_use.items()) if name not in fitting]
+
+
 def promote_base(base: Version) -> None:
-    """Put a base into use; its adaptors are to be promoted right afterwards."""
-    if words.CHAMPION not in base.aliases:
-        set_alias(base.name, words.CHAMPION, base.version)
-        _drop(base.name, words.CHALLENGER, if_version=base.version)
+    """Put a base into use; its adaptors are to be promoted right afterwards.
+
+    The base that was in use is left undecided, so that a plan that names it again finds it so.
+    """
+    former = aliased(base.name, words.CHAMPION)
+    if former is not None and former.version == base.version:
+        return
+    if former is not None and words.TAG_DECISION in former.tags:
+        tracking.client().delete_model_version_tag(former.name, former.version, words.TAG_DECISION)
+    set_alias(base.name, words.CHAMPION, base.version)
+    _drop(base.name, words.CHALLENGER, if_version=base.version)
+
+
+def decided(name: str, version: str, reason: str) -> None:
+    """Keep what became of a version with it."""
+    tracking.client().set_model_version_tag(name, version, words.TAG_DECISION, reason)
 
 
 def challenge(version: Version) -> None:
-    """Make a version challenger, unless a later one is; whoever looks last sees the newest of all."""
-    present = aliased(version.name, words.CHALLENGER)
-    chosen = 0 if present is None else int(present.version)
+    """Make a version challenger, unless a later one is; whoever looks last sees the newest of all.
+
+    A level that was archived is so no longer.
+    """
+    if aliased(version.name, words.ARCHIVED) is not None:
+        _forget_archive(version.name)
+    chosen = int(_number(aliased(version.name, words.CHALLENGER)) or 0)
     if chosen >= int(version.version):
         return
     while (newest := newest_of(version.name)) != chosen:  # another machine may have registered meanwhile
@@ -126,30 +170,41 @@ def challenge(version: Version) -> None:
 
 
 def archive(name: str) -> None:
-    """Take a level's adaptors out of use; nothing is deleted, and the champion keeps the alias ``archived``.
+    """Take a level's adaptors out of use; nothing is deleted, and :func:`restore` brings back what was.
+
+    The champion, or the challenger where there is none, gets the alias ``archived``, for people. Whatever
+    this is interrupted by, done again it goes on.
 
     Args:
         name: of the registered model.
     """
-    champion = aliased(name, words.CHAMPION) or aliased(name, words.CHALLENGER)
-    if champion is not None:
-        set_alias(name, words.ARCHIVED, champion.version)
-    for alias in (words.CHAMPION, words.CHALLENGER):
-        _drop(name, alias)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    tracking.client().set_registered_model_tag(name, words.TAG_RETIRED, now)
+    model = tracking.client().get_registered_model(name)
+    in_use = {alias: str(v) for alias, v in model.aliases.items() if alias in (words.CHAMPION, words.CHALLENGER)}
+    if in_use and words.TAG_RETIRED not in model.tags:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        tracking.client().set_registered_model_tag(name, words.TAG_RETIRED, json.dumps({"at": now, **in_use}))
+    if in_use:
+        set_alias(name, words.ARCHIVED, in_use.get(words.CHAMPION, in_use.get(words.CHALLENGER, "")))
+    for alias in in_use:
+        drop_alias(name, alias)
 
 
 def restore(name: str) -> Version | None:
-    """Put an archived level into use again, as it was; its champion, or None where it is not archived."""
-    former = aliased(name, words.ARCHIVED)
-    if former is None:
-        return None
-    set_alias(name, words.CHAMPION, former.version)
-    set_alias(name, words.CHALLENGER, former.version)
+    """Put an archived level into use again, with the aliases that it had; its champion, or None if it had none."""
+    tags = tracking.client().get_registered_model(name).tags
+    former = json.loads(tags.get(words.TAG_RETIRED, "{}"))
+    for alias in (words.CHAMPION, words.CHALLENGER):
+        if alias in former:
+            set_alias(name, alias, former[alias])
+    _forget_archive(name)
+    return aliased(name, words.CHAMPION)
+
+
+def _forget_archive(name: str) -> None:
+    client = tracking.client()
+    if words.TAG_RETIRED in client.get_registered_model(name).tags:
+        client.delete_registered_model_tag(name, words.TAG_RETIRED)
     _drop(name, words.ARCHIVED)
-    tracking.client().delete_registered_model_tag(name, words.TAG_RETIRED)
-    return get_version(name, former.version)
 
 
 def _drop(name: str, alias: str, *, if_version: str | None = None) -> None:

@@ -111,13 +111,22 @@ def adaptors(base: str | None = None, distortion: str | None = None) -> list[Ver
     query = f"tags.`{words.TAG_KIND}` = 'adaptor'"
     if distortion is not None:
         query += f" and tags.`{words.TAG_DISTORTION}` = '{distortion}'"
-    found = _pages(tracking.client().search_model_versions, query)
-    aliases = _aliases() if found else {}
-    versions = [replace(_version(v), aliases=aliases.get((v.name, str(v.version)), ())) for v in found]
+    versions = _versions(query)
     ours = [v for v in versions if base is None or _base_of(v)[0] == base]
     known = [v for v in ours if not unknown_level(v)]
     known.sort(key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
     return known + [v for v in ours if unknown_level(v)]
+
+
+def bases() -> dict[str, Version]:
+    """All versions of all bases, by their URI."""
+    return {v.uri: v for v in _versions(f"tags.`{words.TAG_KIND}` = 'base'")}
+
+
+def _versions(query: str) -> list[Version]:
+    found = _pages(tracking.client().search_model_versions, query)
+    aliases = _aliases() if found else {}
+    return [replace(_version(v), aliases=aliases.get((v.name, str(v.version)), ())) for v in found]
 
 
 def metrics(version: Version) -> dict[str, float]:
@@ -171,6 +180,13 @@ def unknown_level(version: Version) -> str:
     except LevelError as error:
         return str(error)
     return ""
+
+
+def is_of(adaptor: Version, base: Version) -> bool:
+    """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
+    same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
+    identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
+    return same and identity in (None, base.tags.get(words.TAG_IDENTITY))
 
 
 def _base_of(version: Version) -> tuple[str, str]:

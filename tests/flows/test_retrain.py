@@ -18,8 +18,10 @@ from flows.retrain import retrain
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.errors import LevelsFailedError, PlanError
+from gearnn.gearbox import GearBox
 from gearnn.storage import Store
-from tasks.retrain import compare, read_plans
+from tasks.compare import compare
+from tasks.retrain import read_plans
 from tests.conftest import camvid_copy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.filterwarnings("ignore")]
@@ -203,6 +205,109 @@ def test_the_command_says_what_it_would_do(world: World) -> None:
     assert "expected *.yaml in" in empty.output
 
 
+OTHER_BASE = {"name": "drn_d_22_quarter", "train": {"epochs": 1, "batch_size": 2}, "registered_as": NAME}
+"""Trains to other weights than the base of the other plans."""
+
+
+def test_a_run_that_died_before_deciding_is_taken_up_by_a_retraining(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.write(levels=["jpeg:quality=5"])
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.champions.put_into_use", lambda *_: (_ for _ in ()).throw(RuntimeError("died")))
+        with pytest.raises(LevelsFailedError, match="champions: RuntimeError: died"):
+            world.retrain()
+    assert world.versions() == {"jpeg:quality=5 1": "challenger"}
+    undecided = "it is registered, and nobody has decided whether it comes into use"
+    assert world.states() == {"jpeg:quality=5": ("undecided", undecided)}
+    world.retrain()
+    assert world.versions() == {"jpeg:quality=5 1": "challenger champion"}
+    assert world.states() == {"jpeg:quality=5": ("present", "")}
+
+
+def test_a_new_base_waits_until_every_level_in_use_has_an_adaptor_of_it(world: World) -> None:
+    world.write()
+    world.retrain()
+    world.write(base=OTHER_BASE)
+    (one,) = world.retrain(levels=["jpeg:quality=5"]).registered
+    waits = "waits for adaptors of jpeg:quality=20, which are in use with another base"
+    assert one.reason == f"its base {waits}"
+    assert len(GearBox.from_registry(NAME).levels) == 2  # of the base that is in use
+    assert world.states()["jpeg:quality=5"] == ("present", "")  # it is decided: it waits
+    world.retrain()
+    assert world.versions() == {
+        "jpeg:quality=5 2": "challenger champion",
+        "jpeg:quality=5 1": "",
+        "jpeg:quality=20 2": "challenger champion",
+        "jpeg:quality=20 1": "",
+    }
+    assert set(world.states().values()) == {("present", "")}
+    world.write()  # and back
+    state, why = world.states()["jpeg:quality=5"]
+    assert state == "undecided"
+    assert why == "its base, version 1, is not in use, and nobody has decided about it"
+    assert [r.version for r in world.retrain().registered] == ["1", "1"]
+    assert registry.get_version(NAME, "1").aliases == (words.CHAMPION,)
+    assert world.versions()["jpeg:quality=5 1"] == "champion"
+    assert set(world.states().values()) == {("present", "")}
+
+
+def test_a_new_base_that_no_adaptor_beats_leaves_none_of_the_old_ones_behind(world: World) -> None:
+    world.write(levels=["jpeg:quality=5"])
+    world.retrain()
+    still = {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 1e-9}}
+    world.write(levels=["jpeg:quality=5"], base=OTHER_BASE, finetune=still, promotion={"over_base": True})
+    (made,) = world.retrain().registered
+    assert "of the base" in made.reason
+    assert registry.get_version(NAME, "2").aliases == (words.CHAMPION,)
+    assert world.versions() == {"jpeg:quality=5 2": "challenger", "jpeg:quality=5 1": ""}
+    assert set(world.states().values()) == {("present", "")}
+
+
+def test_an_archived_level_that_is_wanted_otherwise_is_made_and_no_longer_archived(world: World) -> None:
+    world.write()
+    world.retrain()
+    world.write(levels=["jpeg:quality=5"])
+    world.retrain(archive=True)
+    other = {"epochs": 1, "batch_size": 2, "optimizer": {"lr": 0.01}}
+    world.write(finetune=other)
+    assert world.states()["jpeg:quality=20"][0] == "changed"
+    world.retrain()
+    made = {"jpeg:quality=20 2": "challenger champion", "jpeg:quality=20 1": ""}
+    assert {k: v for k, v in world.versions().items() if "20" in k} == made
+    assert world.states()["jpeg:quality=20"] == ("present", "")
+    world.retrain()
+    assert {k: v for k, v in world.versions().items() if "20" in k} == made
+
+
+def test_one_registered_base_is_one_network(world: World) -> None:
+    world.write(levels=["jpeg:quality=5"])
+    world.write("other", levels=["jpeg:quality=20"], base=OTHER_BASE)
+    for name in ("main", "other"):
+        retrain([str(world.plans / f"{name}.yaml")])
+    with pytest.raises(PlanError, match=r"expected one base under the name tiny, but .*main.yaml and .*other.yaml"):
+        world.states()
+
+
+def test_a_plan_whose_frames_are_gone_does_not_hold_up_the_others_nor_retire_anything(world: World) -> None:
+    world.write(levels=["jpeg:quality=5"])
+    world.write("other", levels=["jpeg:quality=20"])
+    world.retrain()
+    data = {"name": "camvid", "root": str(world.folder / "nowhere"), "splits": {"train": "train", "promote": "val"}}
+    world.write("other", levels=["jpeg:quality=20"], data=data)
+    world.write(levels=["jpeg:quality=5", "jpeg:quality=7"])
+    with pytest.raises(LevelsFailedError, match=r"other.yaml: .*nowhere") as caught:
+        world.retrain(archive=True)
+    assert [r.level for r in caught.value.registered] == ["jpeg:quality=7"]
+    assert world.versions()["jpeg:quality=20 1"] == "challenger champion"
+
+
+def test_a_level_that_no_plan_has_is_an_error(world: World) -> None:
+    world.write()
+    with pytest.raises(PlanError, match="levels: expected some of jpeg:quality=20, jpeg:quality=5, but got jpeg:qual"):
+        world.retrain(levels=["jpeg:quality=030"])
+
+
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An address that takes messages, and the messages."""
@@ -248,7 +353,7 @@ def test_fine_tunes_show_their_progress(world: World) -> None:
         assert float(artifact.data) == 100.0
 
 
-def test_the_registry_is_asked_twice_however_much_it_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registry_is_asked_four_times_however_much_it_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write()
     world.retrain()
     asked = []
@@ -264,4 +369,4 @@ def test_the_registry_is_asked_twice_however_much_it_holds(world: World, monkeyp
             client, name, lambda *args, _f=original, _n=name, **kwargs: (asked.append(_n), _f(*args, **kwargs))[1]
         )
     world.states()
-    assert asked == ["search_model_versions", "search_registered_models"]
+    assert sorted(asked) == 2 * ["search_model_versions"] + 2 * ["search_registered_models"]
