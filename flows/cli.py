@@ -140,14 +140,14 @@ def retrain(
     with running():
         from flows.retrain import TO_BE_MADE
         from flows.retrain import retrain as run
-        from gearnn import tracking
         from gearnn.levels import DistortionLevel
+        from gearnn.servers import check_mlflow
         from tasks.compare import compare
         from tasks.retrain import read_plans
         from tasks.retrain_report import finding_cells, registered_cells
 
         places, levels = [str(place) for place in plans], [str(DistortionLevel.parse(text)) for text in level or ()]
-        tracking.check_server()
+        check_mlflow()
         if dry_run:
             findings = compare.fn(read_plans(places), levels)
             print_table(finding_cells(findings))
@@ -322,7 +322,7 @@ def _serve(name: str) -> str:
     from gearnn import tracking
 
     return (
-        f"MLFLOW_TRACKING_URI={tracking.tracking_uri()} {command('mlflow')} models serve "
+        f"MLFLOW_TRACKING_URI={tracking.shown_uri()} {command('mlflow')} models serve "
         f"-m models:/{name}@champion --env-manager local --port 5001"
     )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from gearnn.errors import StoreError
 from gearnn.files import written_whole
@@ -125,7 +126,7 @@ class Bucket:
 
     def check(self) -> None:
         """Make sure that the bucket exists, and that objects can be written to it and read from it."""
-        probe = "scratch/.probe"
+        probe = f"scratch/.probe-{uuid4().hex}"  # others may be doing the same
         with self._telling(probe):
             _client(_FIRST_ATTEMPTS).list_objects_v2(Bucket=self.name, Prefix=self._prefix, MaxKeys=1)
         self.write(probe, b"probe")

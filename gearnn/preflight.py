@@ -23,6 +23,7 @@ from gearnn.plan import Plan
 from gearnn.problem import Problem, restore_problem
 from gearnn.randomness import own_stream
 from gearnn.resolve import ROLES, compute_of, open_base, open_role, problem_of
+from gearnn.slots import cores
 from gearnn.storage import Store
 
 _BYTES_A_VALUE = 4  # float32
@@ -74,7 +75,9 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
     network = model_size(base) * _BYTES_A_VALUE
     missing = [level for level in plan.distortion_levels if level not in done]
     states = max(_STATES.get(how.optimizer.name, 2) for how in (plan.finetune, plan.partial) if how is not None)
-    under_way = 2 * (1 + states) * network * min(plan.workers or 1, max(1, len(missing)))
+    under_way = (
+        2 * (1 + states) * network * min(plan.workers or max(1, len(cores()) // plan.threads), max(1, len(missing)))
+    )
     adaptors = len(missing) * plan.bound.in_values(model_size(base)) * _BYTES_A_VALUE
     wanted = (2 + len(missing)) * network + adaptors + under_way
     root = Store(plan.store).root

@@ -7,20 +7,21 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gearnn import tracking
 from gearnn.errors import ServerError
+from gearnn.tracking import shown
 
 MLFLOW_AT_LEAST = "3.17"
 """The oldest MLflow server, as for its client in pyproject.toml."""
 
 _SECONDS_TO_ANSWER = 5
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-_PROBE = "gearnn-doctor"
+_PROBE, _CHECKED = "gearnn-doctor", "gearnn.checked"
 _LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 
 
@@ -47,16 +48,6 @@ def series(version: str) -> tuple[int, int]:
     """
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold.
-
-    >>> shown("http://ann:secret@host:5000/x")
-    'http://host:5000/x'
-    """
-    secret = urlsplit(address).netloc.rpartition("@")[0]
-    return address.replace(f"{secret}@", "", 1) if secret else address
 
 
 def one_line(error: BaseException, longest: int = 200) -> str:
@@ -86,6 +77,22 @@ def check_mlflow(*, retries: int = 3) -> str:
             check_version(what, version, MLFLOW_AT_LEAST)
         tracking.client().search_experiments(max_results=1)
     return version
+
+
+def check_writable(name: str, *, retries: int = 3) -> None:
+    """Make sure that runs and versions of a registered base can be written, before anything is trained for them.
+
+    The experiment is made where there is none, and it and the registered model, where it exists, get a tag.
+
+    Raises:
+        ServerError: the user may not.
+    """
+    client, now = tracking.client(), str(int(time.time()))
+    what = f"MLflow at {shown(tracking.tracking_uri())}, writing to the experiment and the registered model {name}"
+    with _asking(what, retries):
+        client.set_experiment_tag(tracking.experiment_id(name), _CHECKED, now)
+        if client.search_registered_models(f"name = '{name}'"):
+            client.set_registered_model_tag(name, _CHECKED, now)
 
 
 def probe_mlflow(*, retries: int = 0) -> None:

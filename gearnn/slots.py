@@ -6,6 +6,7 @@ with the process that holds them, however it ends. Computations of other users a
 """
 
 import fcntl
+import hashlib
 import os
 import random
 import tempfile
@@ -134,18 +135,28 @@ def _wait(
     on_wait: Callable[[str], None] | None,
     check: Callable[[], None] | None,
 ) -> list[Slot]:
-    """Take slots, all or none, so that nobody waits while holding what others wait for."""
-    pause = 0.02
-    while len(taken := _try(slots, number, locks)) < number:
-        locks.close()
-        if on_wait is not None:
-            on_wait(_wanted(slots, number))
-            on_wait = None
-        if check is not None:
-            check()
-        time.sleep(pause * random.uniform(0.5, 1.0))  # two that want the same do not retry in step
-        pause = min(2 * pause, _LONGEST_PAUSE)
-    return taken
+    """Take slots one by one as they come free; only one computation at a time does, the others queue behind it.
+
+    So who needs several is not overtaken for ever by those who need one, and who collects waits for
+    computations only, which wait for nobody.
+    """
+    turn = Slot(name=f"turn-{hashlib.sha256(repr([slot.name for slot in slots]).encode()).hexdigest()[:12]}", device="")
+    pause, taken = 0.02, list[Slot]()
+    with ExitStack() as queue:
+        is_first = False
+        while True:
+            is_first = is_first or _lock(turn, queue)
+            if is_first:
+                taken += _try([slot for slot in slots if slot not in taken], number - len(taken), locks)
+            if len(taken) == number:
+                return taken
+            if on_wait is not None:
+                on_wait(_wanted(slots, number))
+                on_wait = None
+            if check is not None:
+                check()
+            time.sleep(pause * random.uniform(0.5, 1.0))  # two that want the same do not retry in step
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _try(slots: Sequence[Slot], number: int, locks: ExitStack) -> list[Slot]:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from gearnn.errors import RegistryError
 from gearnn.files import home, telling_of_disks
 from gearnn.vocabulary import TAG_BENCHMARK, TAG_IDENTITY, TAG_LEVEL, TAG_PLAN, TAG_SOLUTION
 
@@ -43,31 +43,19 @@ def client() -> "MlflowClient":
     return _client(tracking_uri())
 
 
-def check_server() -> None:
-    """Make sure that runs and versions can be written, before anything is trained for them.
+def shown_uri() -> str:
+    """The same for people: without the user and password that it may hold."""
+    return shown(tracking_uri())
 
-    Raises:
-        RegistryError: the server does not answer, or refuses.
+
+def shown(address: str) -> str:
+    """An address without the user and password that it may hold.
+
+    >>> shown("http://ann:secret@host:5000/x")
+    'http://host:5000/x'
     """
-    try:
-        with _little_patience():
-            client().search_experiments(max_results=1)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RegistryError(f"MLflow at {tracking_uri()}: expected it to answer, but got: {reason}") from error
-
-
-@contextmanager
-def _little_patience() -> Iterator[None]:
-    """Some seconds for a server that does not answer, where MLflow would take the minutes that a restart may need."""
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    given = os.environ.get(name)
-    os.environ.setdefault(name, "3")
-    try:
-        yield
-    finally:
-        if given is None:
-            os.environ.pop(name, None)
+    secret = urlsplit(address).netloc.rpartition("@")[0]
+    return address.replace(f"{secret}@", "", 1) if secret else address
 
 
 def embed_artifacts() -> str | None:
@@ -78,8 +66,8 @@ def embed_artifacts() -> str | None:
 def ui_command() -> str:
     """The command that opens the MLflow UI on these runs."""
     if tracking_uri().startswith("http"):
-        return f"open {tracking_uri()} in a browser"
-    return f"mlflow ui --backend-store-uri {tracking_uri()}"
+        return f"open {shown_uri()} in a browser"
+    return f"mlflow ui --backend-store-uri {shown_uri()}"
 
 
 @contextmanager

@@ -15,8 +15,15 @@ if ! [[ $commit =~ ^[0-9a-f]{7,40}$ ]]; then
     exit 1
 fi
 cd "$workdir"
+if ! git rev-parse --git-dir >/dev/null 2>&1; then
+    echo "the run names commit $commit, but GEARNN_WORKDIR=$workdir is no clone of the repository to take it from" >&2
+    exit 1
+fi
 tree=$PWD/.gearnn/checkouts/$commit
 mkdir -p .gearnn/checkouts
+if [ -d ../shared ] && [ ! -e .gearnn/checkouts/shared ]; then
+    ln -s "$(cd ../shared && pwd)" .gearnn/checkouts/shared  # plans here name data in ../shared
+fi
 exec 9>.gearnn/checkouts/.lock
 flock 9  # two runs of one commit
 if [ ! -e "$tree/.complete" ]; then

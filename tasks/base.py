@@ -69,6 +69,9 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
         moving = _train(plan).batchnorm == "moving"
         thawed = thaw_batchnorms(base) if moving else []
         with device_of(plan, "training the base"):
+            known: Base | None = prepare_base.fn.known(plan, data)
+            if known is not None:  # another run has trained it while this one waited
+                return known
             trained = finetune(
                 base,
                 samples_of(plan, "train", DistortionLevel()),

@@ -213,7 +213,7 @@ def _publish(plan: Plan, run_id: str, files: Sequence[Path], drawings: Sequence[
     for path in drawings:
         tracking.log_file(run_id, path, "benchmark/figures")
     key = f"benchmark-{plan.registered_base}".lower().replace("_", "-")
-    uri, report = tracking.tracking_uri(), files[0]
+    uri, report = tracking.shown_uri(), files[0]
     if uri.startswith("http"):
         link = f"{uri}/#/experiments/{tracking.experiment_id(plan.registered_base)}/runs/{run_id}/artifacts"
         create_link_artifact(link, key=key, link_text="benchmark report in MLflow")

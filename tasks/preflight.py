@@ -12,7 +12,7 @@ from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.preflight import check_bound, check_device, check_disk, check_levels, check_network, check_sizes
 from gearnn.resolve import compute_of, open_base
-from gearnn.servers import check_mlflow
+from gearnn.servers import check_mlflow, check_writable
 from gearnn.storage import Store
 from tasks.base import prepare_base
 from tasks.data import check_data
@@ -74,6 +74,7 @@ def check_surroundings(plan: Plan) -> None:
     check_device(where_it_computes(plan), _worker())
     check_prefect()
     check_mlflow()
+    check_writable(plan.registered_base)
     Store(plan.store).check()
 
 

@@ -80,7 +80,7 @@ def _publish(plan: Plan, cells: Sequence[Sequence[str]], report: Path) -> None:
         [dict(zip(heading, line, strict=True)) for line in body], key=f"{key}-levels", description="accuracy by level"
     )
     create_markdown_artifact(report.read_text(), key=f"{key}-report")
-    uri = tracking.tracking_uri()
+    uri = tracking.shown_uri()
     if uri.startswith("http"):
         create_link_artifact(f"{uri}/#/models/{plan.registered_base}", key=f"{key}-mlflow", link_text="MLflow")
     else:

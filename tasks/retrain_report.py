@@ -34,7 +34,7 @@ def publish_findings(findings: Sequence[Finding]) -> None:
 def publish_registered(registered: Sequence[Registered]) -> None:
     """The new versions, and the way to them."""
     create_table_artifact(_as_rows(registered_cells(registered)), key=REGISTERED_KEY, description="new versions")
-    uri = tracking.tracking_uri()
+    uri = tracking.shown_uri()
     if uri.startswith("http"):
         create_link_artifact(f"{uri}/#/models", key="retrain-mlflow", link_text="the registry in MLflow")
 

@@ -175,3 +175,30 @@ def test_a_step_computes_on_the_gpu_of_its_lease(tmp_path: Path, monkeypatch: py
     with leased("cuda", slots=GPUS), leased(plan.device, slots=GPUS[1:]):
         compute_of(plan.model_copy(update={"precision": "fp32"}))
     assert asked == ["cuda:1"]
+
+
+GREEDY = """
+import sys, time
+from gearnn.slots import Slot, leased
+print("ready", flush=True)
+end = time.monotonic() + 8
+while time.monotonic() < end:
+    with leased("cpu", 1, slots=[Slot(name=f"core-{n}", device="cpu") for n in (0, 1)]):
+        time.sleep(0.1)
+"""
+
+
+def test_who_needs_two_cores_is_not_overtaken_for_ever_by_those_who_need_one(folder: Path) -> None:
+    greedy = [
+        subprocess.Popen([sys.executable, "-c", GREEDY], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+        for _ in range(2)
+    ]
+    for process in greedy:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    both = [Slot(name=f"core-{n}", device="cpu") for n in (0, 1)]
+    with leased("cpu", 2, slots=both):
+        assert any(process.poll() is None for process in greedy)  # they would go on
+    for process in greedy:
+        process.kill()
+        process.communicate()

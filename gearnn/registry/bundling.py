@@ -48,7 +48,7 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
     version = by_alias(base, words.CHAMPION)
     chosen = chosen_for(version, alias)
     if not chosen:
-        raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {tracking.tracking_uri()}")
+        raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {tracking.shown_uri()}")
     identity = identity_of(version.tags[words.TAG_IDENTITY], *sorted(v.tags[words.TAG_SHA256] for v in chosen))
     name = gearbox_name(base)
     found = register_once(name, identity, lambda: _register(name, version, chosen, identity))

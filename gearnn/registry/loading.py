@@ -105,13 +105,13 @@ def _chosen(base: str, distortion: str | None, alias: str, found: Sequence[Versi
     """The version of every level that carries the alias; levels without one are told, retired ones are not."""
     kind = "any distortion" if distortion is None else distortion
     if not found:
-        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.tracking_uri()}")
+        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.shown_uri()}")
     names = {v.name for v in found}
     chosen = {v.name: v for v in found if alias in v.aliases}
     retired = {v.name for v in found if words.ARCHIVED in v.aliases}
     if not chosen:
         raise RegistryError(
-            f"registry: none of the adaptors of {base} for {kind} is {alias} at {tracking.tracking_uri()}; "
+            f"registry: none of the adaptors of {base} for {kind} is {alias} at {tracking.shown_uri()}; "
             f"`gearnn adaptors` shows why not, and an alias can be set in the MLflow UI"
         )
     for name in sorted(names - chosen.keys() - retired):

@@ -58,7 +58,7 @@ def get_version(name: str, version: str) -> Version:
     try:
         return _version(server.get_model_version(name, version))
     except MlflowException as error:
-        raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
+        raise RegistryError(f"registry: no version {version} of {name} at {tracking.shown_uri()}") from error
 
 
 def by_alias(name: str, alias: str) -> Version:
@@ -73,7 +73,7 @@ def by_alias(name: str, alias: str) -> Version:
     try:
         return _version(server.get_model_version_by_alias(name, alias))
     except MlflowException as error:
-        raise RegistryError(f"registry: no {alias} of {name} at {tracking.tracking_uri()}") from error
+        raise RegistryError(f"registry: no {alias} of {name} at {tracking.shown_uri()}") from error
 
 
 def aliased(name: str, alias: str) -> Version | None:
@@ -148,7 +148,7 @@ def set_alias(name: str, alias: str, version: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise RegistryError(f"registry: no version {version} of {name} at {tracking.tracking_uri()}") from error
+        raise RegistryError(f"registry: no version {version} of {name} at {tracking.shown_uri()}") from error
 
 
 def insisting(call: Callable[[], T]) -> T:

@@ -6,6 +6,8 @@ the run of the first time. Exit status 1: the run has failed, or its time is ove
 """
 
 import argparse
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -63,14 +65,14 @@ def _retrain(changes: Changes, options: argparse.Namespace, lines: list[str]) ->
     return 0 if all(map(deployments.has_succeeded, runs)) else 1
 
 
-def _start(client: SyncPrefectClient, request: Request, options: argparse.Namespace, number: int) -> FlowRun:
+def _start(client: SyncPrefectClient, request: Request, options: argparse.Namespace) -> FlowRun:
     """The run for a request: a new one, or the one that an earlier try has started."""
     run = deployments.start(
         client,
         deployments.find(client, options.deployment, warn=_say),
         {"plans": list(request.plans), "levels": list(request.levels)},
         tags=["ci", f"commit:{options.after[:12]}"],
-        key=f"retrain-{options.after}" if number == 1 else f"retrain-{options.after}-{request.plans[0]}",
+        key=_key(options.after, request),
         environment={"GEARNN_COMMIT": options.after},
     )
     if options.again and run.state and run.state.is_final() and not run.state.is_completed():
@@ -78,6 +80,12 @@ def _start(client: SyncPrefectClient, request: Request, options: argparse.Namesp
     _say(f"{', '.join(request.plans)}: {', '.join(request.levels)}")
     _say(deployments.link(run))
     return run
+
+
+def _key(commit: str, request: Request) -> str:
+    """The same for the same request of a commit, however often it comes; another base to compare with is another."""
+    asked = json.dumps([request.plans, request.levels])
+    return f"retrain-{commit}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
 def _say(line: str) -> None:

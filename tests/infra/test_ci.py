@@ -218,7 +218,7 @@ def test_a_pushed_kind_is_trained_and_nothing_else(works: Works, client: SyncPre
     assert f"- `{PLAN}`: `posterize:bits=2`" in summary
     assert f"| [{BASE}.posterize-bits-2](" in summary
     (run,) = retrainings(client)
-    assert run.idempotency_key == f"retrain-{after}"
+    assert str(run.idempotency_key).startswith(f"retrain-{after}-")
     assert run.parameters["levels"] == ["posterize:bits=2"]
     assert deployments.link(run) in summary
 
