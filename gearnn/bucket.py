@@ -126,7 +126,7 @@ class Bucket:
 
     def check(self) -> None:
         """Make sure that the bucket exists, and that objects can be written to it and read from it."""
-        probe = f"scratch/.probe-{uuid4().hex}"  # others may be doing the same
+        probe = f"scratch/.probe-{uuid4().hex[:8]}"  # others may be doing the same
         with self._telling(probe):
             _client(_FIRST_ATTEMPTS).list_objects_v2(Bucket=self.name, Prefix=self._prefix, MaxKeys=1)
         self.write(probe, b"probe")

@@ -75,9 +75,8 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
     network = model_size(base) * _BYTES_A_VALUE
     missing = [level for level in plan.distortion_levels if level not in done]
     states = max(_STATES.get(how.optimizer.name, 2) for how in (plan.finetune, plan.partial) if how is not None)
-    under_way = (
-        2 * (1 + states) * network * min(plan.workers or max(1, len(cores()) // plan.threads), max(1, len(missing)))
-    )
+    at_a_time = min(plan.workers or max(1, len(cores()) // plan.threads), max(1, len(missing)))
+    under_way = 2 * (1 + states) * network * at_a_time
     adaptors = len(missing) * plan.bound.in_values(model_size(base)) * _BYTES_A_VALUE
     wanted = (2 + len(missing)) * network + adaptors + under_way
     root = Store(plan.store).root

@@ -170,6 +170,7 @@ def test_wrong_passwords_and_a_pool_that_is_missing(services: "Services", monkey
 @pytest.mark.service
 def test_a_bucket_that_may_only_be_read(services: "Services", tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = write(tmp_path, store="s3://gearnn/doctor")
+    monkeypatch.setattr("gearnn.bucket.uuid4", lambda: SimpleNamespace(hex="0" * 32))
     for name, value in services.reader_environment().items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
@@ -177,7 +178,7 @@ def test_a_bucket_that_may_only_be_read(services: "Services", tmp_path: Path, mo
         result = doctor(plan)
     assert result.exit_code == 1
     assert line(result, "store") == (
-        "fail: s3://gearnn/doctor/scratch/.probe: expected S3 to answer, but got: An error occurred (AccessDenied) "
+        "fail: s3://gearnn/doctor/scratch/.probe-00000000: expected S3 to answer, but got: An error occurred (AccessDenied) "
         "when calling the PutObject operation: Access Denied.; the keys are valid, but may not do this"
     )
 
@@ -259,6 +260,7 @@ def test_without_servers_nothing_is_wrong(plan: Path, home: Path, monkeypatch: p
 def test_plans_that_cannot_run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr("gearnn.preflight.cores", lambda: [0])
     newer = tmp_path / "newer.yaml"
     newer.write_text("format: 2\n")
     with prefect_at(None):

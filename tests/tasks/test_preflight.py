@@ -111,6 +111,7 @@ def test_servers_are_looked_at_before_anything_is_read(tmp_path: Path) -> None:
 def test_a_full_disk_counts_every_level_and_less_for_those_that_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gearnn.preflight.cores", lambda: [0])
     ours = plan(tmp_path)
     base = open_base(ours)
     network = 4 * model_size(base)
