@@ -178,8 +178,8 @@ def test_a_bucket_that_may_only_be_read(services: "Services", tmp_path: Path, mo
         result = doctor(plan)
     assert result.exit_code == 1
     assert line(result, "store") == (
-        "fail: s3://gearnn/doctor/scratch/.probe-00000000: expected S3 to answer, but got: An error occurred (AccessDenied) "
-        "when calling the PutObject operation: Access Denied.; the keys are valid, but may not do this"
+        "fail: s3://gearnn/doctor/scratch/.probe-00000000: expected S3 to answer, but got: An error occurred "
+        "(AccessDenied) when calling the PutObject operation: Access Denied.; the keys are valid, but may not do this"
     )
 
 
