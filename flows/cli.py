@@ -152,12 +152,21 @@ def retrain(
             findings = compare.fn(read_plans(places), levels)
             print_table(finding_cells(findings))
             wanted = sum(finding.state in TO_BE_MADE for finding in findings)
-            print(f"to be made: {wanted} of {len(findings)}" + ("" if archive else "; retired ones need --archive"))
+            print(f"to be made: {wanted}; {_besides(findings, archive)}")
             return
         with progress_bars():
             done = run(places, levels, archive)
         print_table(registered_cells(done.registered) if done.registered else finding_cells(done.findings))
-        print(f"registered: {len(done.registered)}; archived: {len(done.archived)}")
+        print(f"made or decided: {len(done.registered)}; {_besides(done.findings, archive)}")
+
+
+def _besides(findings: Any, archive: bool) -> str:
+    """What a retraining does without training, in words."""
+    states = [finding.state for finding in findings]
+    number = {state: states.count(state) for state in ("archived", "retired", "present")}
+    retired = "" if archive or not number["retired"] else " (with --archive)"
+    told = f"to come back: {number['archived']}; to be archived: {number['retired']}{retired}"
+    return f"{told}; in place: {number['present']} of {len(findings)}"
 
 
 @app.command()
@@ -208,9 +217,11 @@ def adaptors(
 ) -> None:
     """List the adaptors in the registry, with what people choose by."""
     with running():
-        from gearnn import registry
+        from gearnn import registry, tracking
         from gearnn import vocabulary as words
+        from gearnn.servers import check_mlflow
 
+        check_mlflow()
         cells = [("model", "version", "alias", "base", "figure", "of the adaptor", "of the base", "values")]
         for version in registry.adaptors(base, distortion):
             metrics = registry.metrics(version)
@@ -228,7 +239,13 @@ def adaptors(
                 )
             )
         if len(cells) == 1:
-            console.print("no adaptors are registered here; `gearnn adapt PLAN` makes some")
+            of = "" if base is None else f" of {base}"
+            console.print(
+                f"no adaptors{of} are registered at {tracking.shown_uri()}; `gearnn adapt PLAN` makes some, "
+                f"MLFLOW_TRACKING_URI names another registry",
+                soft_wrap=True,
+                highlight=False,
+            )
         else:
             print_table(cells)
 
@@ -241,7 +258,9 @@ def bundle(
     """Register a base with its adaptors as one model to be served; `gearnn adapt` does so at its end."""
     with running():
         from gearnn import registry
+        from gearnn.servers import check_mlflow
 
+        check_mlflow()
         version = registry.register_gearbox(base, alias)
         print_table(
             [("level", "version"), *registry.contents(version)], title=f"{version.name} version {version.version}"
@@ -271,7 +290,9 @@ def infer(
         from gearnn.gearbox import GearBox
         from gearnn.levels import DistortionLevel
         from gearnn.memory import memory_cells
+        from gearnn.servers import check_mlflow
 
+        check_mlflow()
         told = None if level is None else DistortionLevel.parse(level)
         targets = {file: output / f"{file.stem}.png" for file in files}
         if len(set(targets.values())) < len(targets):

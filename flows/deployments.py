@@ -29,7 +29,10 @@ def prefect_api() -> Iterator[SyncPrefectClient]:
     """
     address = PREFECT_API_URL.value()
     if not address:
-        raise ServerError("expected PREFECT_API_URL to name a Prefect server, but it is not set")
+        raise ServerError(
+            "expected PREFECT_API_URL to name a Prefect server, but it is not set; after `make services`: "
+            "source .gearnn/services/env"
+        )
     try:
         with get_client(sync_client=True) as client:
             yield client

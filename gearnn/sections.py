@@ -127,7 +127,9 @@ class BaseSpec(Section):
     mean: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
     std: Channels | None = Field(None, description="of the normalisation; default: the checkpoint's header")
     registered_as: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_-]+$", description="name in the registry; default: <name>-<data.name>"
+        None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="name in the registry; default: NETWORK-DATA",
     )
 
     @model_validator(mode="after")

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
+
+from flows.deployments import prefect_api
+from gearnn.errors import ServerError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
@@ -22,15 +25,23 @@ Say = Callable[[str], object]
 
 def main(say: Say = lambda line: sys.stdout.write(f"{line}\n")) -> int:
     """Deploy everything; the exit status is that of ``prefect deploy``."""
+    try:
+        return _deploy(say)
+    except ServerError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _deploy(say: Say) -> int:
     pools = {d["work_pool"]["name"] for d in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]}
-    with get_client(sync_client=True) as client:
+    with prefect_api() as client:
         for pool in sorted(pools):
             say(f"work pool {pool}: {ensure_pool(client, pool)}")
     sys.stdout.flush()
     status = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"], cwd=REPOSITORY, check=False
     ).returncode
-    with get_client(sync_client=True) as client:
+    with prefect_api() as client:
         for automation in read_automations(AUTOMATIONS):
             say(f"automation {automation.name!r}: {ensure_automation(client, automation)}")
     return status

@@ -9,6 +9,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from gearnn.finetune import Progress as Position
+from gearnn.plan import Plan
 
 _SECONDS_BETWEEN_UPDATES = 10.0
 
@@ -24,9 +25,12 @@ def publisher(what: str) -> Callable[[Position], str]:
     Returns:
         A function of the position that gives what went wrong for the first time, or nothing.
     """
-    if TaskRunContext.get() is None:
+    context = TaskRunContext.get()
+    if context is None:
         return lambda position: ""
-    key = re.sub(r"[^a-z0-9]+", "-", what.lower()).strip("-")
+    plan = context.parameters.get("plan")
+    of = f"{plan.registered_base} " if isinstance(plan, Plan) else ""
+    key = re.sub(r"[^a-z0-9]+", "-", f"{of}{what}".lower()).strip("-")
     artifact: UUID | None = None
     last, has_failed = float("-inf"), False
 

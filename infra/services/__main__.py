@@ -48,6 +48,8 @@ def _ports(options: argparse.Namespace) -> Ports | None:
 
 
 def _stop(options: argparse.Namespace) -> int:
+    if Services.of(options.folder) is None:
+        print(f"no servers were started in {options.folder}")
     (services.remove if options.remove else services.stop)(options.folder)
     return 0
 

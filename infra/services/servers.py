@@ -182,6 +182,7 @@ def _prefect(state: State) -> Server:
         command=lambda: [sys.executable, "-m", "prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"],
         environment={
             "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # its pages would ask port 4200
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),  # beside the code, other servers write as well
             "PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{state.passwords.prefect}",
             "PREFECT_API_DATABASE_CONNECTION_URL": postgres.url(state, "postgresql+asyncpg", "prefect"),

@@ -195,7 +195,7 @@ def test_the_command_says_what_it_would_do(world: World) -> None:
     told = CliRunner().invoke(app, ["retrain", str(path), "--dry-run"])
     assert told.exit_code == 0, told.output
     assert "tiny.jpeg-quality-5" in told.output
-    assert "to be made: 2 of 2" in told.output
+    assert "to be made: 2; to come back: 0; to be archived: 0; in place: 0 of 2" in told.output
     assert registry.adaptors() == []
     wrong = CliRunner().invoke(app, ["retrain", str(world.folder / "none"), "--dry-run"])
     assert wrong.exit_code == 2
@@ -348,7 +348,7 @@ def test_fine_tunes_show_their_progress(world: World) -> None:
     world.write(levels=["jpeg:quality=7"])
     world.retrain()
     for what in ("training-the-base", "full-fine-tune-jpeg-quality-7", "partial-fine-tune-jpeg-quality-7"):
-        artifact = Artifact.get(what)
+        artifact = Artifact.get(f"{NAME}-{what}")
         assert artifact is not None, what
         assert float(artifact.data) == 100.0
 
