@@ -50,6 +50,7 @@ class World:
             "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
             "levels": LEVELS,
             "bound": {"fraction": 0.01},
+            "promotion": {"over_base": False},  # one epoch teaches little
             "finetune": {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 0.01}},
             "store": str(self.folder / "store"),
             "workers": 1,

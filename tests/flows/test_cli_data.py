@@ -128,7 +128,14 @@ def test_fetching_what_cannot_be_fetched_says_what_to_do(tmp_path: Path) -> None
 @pytest.mark.usefixtures("prefect_server")
 def test_adaptors_carry_what_senses_their_levels(tmp_path: Path, camvid: Path) -> None:
     levels = ["brightness:factor={0.2,3}", "resolution:0.5+jpeg:quality=20"]
-    plan = write(tmp_path, camvid, levels=levels, bound={"fraction": 0.02}, finetune={"epochs": 1})
+    plan = write(
+        tmp_path,
+        camvid,
+        levels=levels,
+        bound={"fraction": 0.02},
+        finetune={"epochs": 1},
+        promotion={"over_base": False},
+    )
     result = run("adapt", plan)
     assert result.exit_code == 0, result.output
     dark = DistortedDataset(Streets("val", 1, 5, Camera(size=(48, 36))), DistortionLevel.parse("brightness:factor=0.2"))

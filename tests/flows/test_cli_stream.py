@@ -19,6 +19,7 @@ def plan(tmp_path: Path) -> Path:
         "data": {"name": "streets", "frames": {"train": 4, "val": 6}, "camera": {"size": [48, 32]}},
         "levels": ["jpeg:quality=10", "jpeg:quality=30"],
         "bound": {"fraction": 0.01},
+        "promotion": {"over_base": False},
         "finetune": {"epochs": 1},
         "store": str(tmp_path / "store"),
     }

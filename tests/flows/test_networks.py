@@ -48,7 +48,7 @@ def _single_thread() -> Iterator[None]:
 
 def plan(folder: Path, base: dict[str, Any], data: dict[str, Any] = STREETS, **more: Any) -> Plan:
     content = {"base": base, "data": data, "levels": LEVELS, "bound": {"fraction": 0.05}, "finetune": ONE_EPOCH,
-               "store": str(folder / "store"), "workers": 1} | more  # fmt: skip
+               "promotion": {"over_base": False}, "store": str(folder / "store"), "workers": 1} | more  # fmt: skip
     return Plan.read(content, source="test")
 
 
