@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-_embedded: str | None = (
-    None  # mlflow.set_tracking_uri also writes the environment variable; this tells it from the user's
-)
+_embedded: str | None = None
+"""mlflow.set_tracking_uri also writes the environment variable; this tells it from the user's."""
+_used: str | None = None
+"""Where the parts of MLflow point that know no client."""
 
 
 def tracking_uri() -> str:
@@ -40,7 +41,11 @@ def client() -> "MlflowClient":
 
     Ask for it before importing anything else of mlflow, which reads its settings when it is imported.
     """
-    return _client(tracking_uri())
+    uri = tracking_uri()
+    found = _client(uri)
+    if uri != _used:
+        _use(uri)
+    return found
 
 
 def shown_uri() -> str:
@@ -208,7 +213,6 @@ def _server() -> str | None:
 
 @cache
 def _client(uri: str) -> "MlflowClient":
-    global _embedded
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -218,9 +222,18 @@ def _client(uri: str) -> "MlflowClient":
     warnings.filterwarnings("ignore", message=".*An input example was not provided")  # the signature is given
     import mlflow
 
-    if _server() is None:
-        _embedded = uri
+    if not uri.startswith("http"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _use(uri: str) -> None:
+    """Point what of MLflow knows no client, such as log_model, to the same place."""
+    global _embedded, _used
+    import mlflow
+
+    _used, is_embedded = uri, _server() is None
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if is_embedded:
+        _embedded = uri

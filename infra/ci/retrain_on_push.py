@@ -58,7 +58,7 @@ def _retrain(changes: Changes, options: argparse.Namespace, lines: list[str]) ->
     """Ask for the runs, all at once, wait for each, and add what they did to the lines; the exit status."""
     requests = changes.requests
     with deployments.prefect_api() as client:
-        runs = [_start(client, request, options, len(requests)) for request in requests]
+        runs = [_start(client, request, options) for request in requests]
         for index, (run, request) in enumerate(zip(runs, requests, strict=True)):
             runs[index] = deployments.wait(client, run, 60 * options.limit, _say)
             lines += summary.what_came(client, runs[index], request)
