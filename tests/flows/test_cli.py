@@ -238,7 +238,7 @@ def test_infer_on_an_unknown_base(tmp_path: Path) -> None:
 
 
 def test_adaptors_in_an_empty_registry() -> None:
-    assert "no adaptors are registered here" in run("adaptors").output
+    assert "no adaptors are registered at sqlite:" in run("adaptors").output
 
 
 @pytest.mark.parametrize("command", ["adapt", "train-base", "sense", "adaptors", "infer"])
