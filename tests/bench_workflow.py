@@ -116,10 +116,12 @@ def _register_plans(folder: Path) -> None:
             adaptor.save(folder / "adaptor.safetensors")
             run, _ = tracking.level_run(experiment, parent, level, f"{number} {level}")
             made_from = json.dumps(ingredients_of(plan, base, data, level))
-            registry.register_adaptor(
+            made = registry.register_adaptor(
                 version, folder / "adaptor.safetensors", run_id=run, identity=f"{number} {level}",
                 tags={words.TAG_MADE_FROM: made_from}, card="",
             )  # fmt: skip
+            registry.decided(made.name, made.version, "is champion")
+        registry.decided(version.name, version.version, "is champion")
 
 
 class ManyLayers(nn.Module):
