@@ -8,20 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_data, cli_model, cli_ops, cli_stream, cli_submit
+from flows import cli_data, cli_model, cli_ops, cli_registry, cli_stream, cli_submit
+from flows.cli_registry import PlanFile, serving
 from flows.terminal import (
     command,
     console,
-    counting,
-    fail,
     preflight,
     print_table,
     progress_bars,
-    read_file,
     running,
-    write_answer,
 )
-from gearnn.errors import GearNNError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,12 +28,6 @@ app = typer.Typer(
 app.add_typer(cli_data.data, name="data")
 app.add_typer(cli_data.cache, name="cache")
 app.add_typer(cli_model.model, name="model")
-app.command()(cli_stream.stream)
-app.command()(cli_stream.present)
-app.command()(cli_ops.doctor)
-app.command()(cli_submit.submit)
-
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="plan in YAML, see docs/plans.md")]
 
 
 @app.command()
@@ -169,161 +159,6 @@ def _besides(findings: Any, archive: bool) -> str:
     return f"{told}; in place: {number['present']} of {len(findings)}"
 
 
-@app.command()
-def sense(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="encoded images or clips")],
-    base: Annotated[str | None, typer.Option(help="look for levels that this registered base has adaptors for")] = None,
-    distortion: Annotated[str | None, typer.Option(help="with --base: only levels of this kind")] = None,
-) -> None:
-    """Tell the distortion level of files, from their bytes; with --base also by comparison with its calibration."""
-    with running():
-        from gearnn.distortions import sense as sense_bytes
-        from gearnn.gearbox import GearBox
-
-        look = sense_bytes if base is None else GearBox.from_registry(base, distortion).sense
-        status = 0
-        for file in files:
-            try:
-                sensed = look(read_file(file))
-                console.print(f"{file}: {sensed.level} (misfit {sensed.misfit:.3f})", soft_wrap=True, highlight=False)
-            except GearNNError as error:
-                status = max(status, error.exit_status)
-                fail(f"{file}: {error}")
-        if status:
-            raise typer.Exit(status)
-
-
-@app.command()
-def sensing(
-    plan: PlanFile,
-    together: Annotated[bool, typer.Option("--together", help="one gearbox with the adaptors of all kinds")] = False,
-) -> None:
-    """How often the registered adaptors' sensors are right on a plan's test split, and what errors cost."""
-    with running():
-        from gearnn.plan import Plan
-        from tasks.sensing import confusion_cells, sense_levels
-
-        checked = Plan.load(plan)
-        with counting("sensing frames") as count:
-            found = sense_levels(checked, count, together=together)
-        for kind, facts in found.items():
-            print_table(confusion_cells(facts), title=f"{kind}: frames by the gear that sensing chose")
-
-
-@app.command()
-def adaptors(
-    base: Annotated[str | None, typer.Option(help="only those of this registered base")] = None,
-    distortion: Annotated[str | None, typer.Option(help="only those for this kind, such as jpeg")] = None,
-) -> None:
-    """List the adaptors in the registry, with what people choose by."""
-    with running():
-        from gearnn import registry, tracking
-        from gearnn import vocabulary as words
-        from gearnn.servers import check_mlflow
-
-        check_mlflow()
-        cells = [("model", "version", "alias", "base", "figure", "of the adaptor", "of the base", "values")]
-        for version in registry.adaptors(base, distortion):
-            metrics = registry.metrics(version)
-            figure = version.tags.get(words.TAG_FIGURE, "miou")
-            names = (words.metric_name(words.TEST, solution, figure) for solution in (words.ADAPTOR, words.BASE))
-            cells.append(
-                (
-                    version.name,
-                    version.version,
-                    ", ".join(version.aliases),
-                    version.tags[words.TAG_BASE_URI].removeprefix("models:/"),
-                    words.title(figure),
-                    *(f"{metrics[name]:.1f}" if name in metrics else "" for name in names),
-                    f"{int(version.tags[words.TAG_NUM_VALUES]):,}",
-                )
-            )
-        if len(cells) == 1:
-            of = "" if base is None else f" of {base}"
-            console.print(
-                f"no adaptors{of} are registered at {tracking.shown_uri()}; `gearnn adapt PLAN` makes some, "
-                f"MLFLOW_TRACKING_URI names another registry",
-                soft_wrap=True,
-                highlight=False,
-            )
-        else:
-            print_table(cells)
-
-
-@app.command()
-def bundle(
-    base: Annotated[str, typer.Argument(help="name of the registered base, see `gearnn adaptors`")],
-    alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
-) -> None:
-    """Register a base with its adaptors as one model to be served; `gearnn adapt` does so at its end."""
-    with running():
-        from gearnn import registry
-        from gearnn.servers import check_mlflow
-
-        check_mlflow()
-        version = registry.register_gearbox(base, alias)
-        print_table(
-            [("level", "version"), *registry.contents(version)], title=f"{version.name} version {version.version}"
-        )
-        console.print(f"serve: {_serve(version.name)}", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def infer(
-    base: Annotated[str, typer.Argument(help="name of the registered base, see `gearnn adaptors`")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="encoded images or clips")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for masks (PNG) and facts (JSON)")] = Path(
-        "masks"
-    ),
-    distortion: Annotated[str | None, typer.Option(help="use adaptors of this kind only")] = None,
-    alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
-    level: Annotated[str | None, typer.Option(help="tell the level where the bytes do not")] = None,
-    trust_level: Annotated[bool, typer.Option("--trust-level", help="even where the bytes say otherwise")] = False,
-    off_map: Annotated[str, typer.Option(help="frames without a fitting gear: error, base or nearest")] = "nearest",
-    memory: Annotated[bool, typer.Option("--memory", help="say what is resident")] = False,
-) -> None:
-    """Run images through the gearbox: sense each one's level, use the adaptor that fits."""
-    with running():
-        from gearnn.choice import Policy
-        from gearnn.errors import DataError
-        from gearnn.files import telling_of_disks
-        from gearnn.gearbox import GearBox
-        from gearnn.levels import DistortionLevel
-        from gearnn.memory import memory_cells
-        from gearnn.servers import check_mlflow
-
-        check_mlflow()
-        told = None if level is None else DistortionLevel.parse(level)
-        targets = {file: output / f"{file.stem}.png" for file in files}
-        if len(set(targets.values())) < len(targets):
-            raise DataError("expected images of different names, because masks are named after them")
-        with telling_of_disks(output):
-            output.mkdir(parents=True, exist_ok=True)
-        policy = Policy(off_map=off_map)  # type: ignore[arg-type]
-        gearbox = GearBox.from_registry(base, distortion, alias)
-        if memory:
-            print_table(memory_cells(gearbox.memory()), title=f"{base}: what is resident")
-        status = 0
-        for file, target in targets.items():
-            try:
-                data = read_file(file)
-                answer = gearbox.infer([data], level=told, trust_level=trust_level, policy=policy)[0]
-            except GearNNError as error:
-                status = max(status, error.exit_status)
-                fail(f"{file}: {error}")
-                continue
-            assert gearbox.problem is not None, "a registered base has one"
-            found = gearbox.problem.answer(answer.prediction)
-            wrote = write_answer(found, target)
-            how = f"sensed {answer.sensed} (misfit {answer.misfit:.3f})" if told is None else f"told {answer.sensed}"
-            used = "the base" if answer.used.is_pristine else str(answer.used)
-            used += f" ({answer.distance:.3g} away)" if answer.distance else ""
-            used += f" ({answer.off_map})" if answer.off_map else ""
-            console.print(f"{file}: {how}, used {used}: {found.text}; {wrote}", soft_wrap=True, highlight=False)
-        if status:
-            raise typer.Exit(status)
-
-
 def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     from gearnn import tracking
     from gearnn.resolve import trusted_by
@@ -335,17 +170,22 @@ def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     print(f"report:    {os.path.relpath(adapted.report)}")
     print(f"registry:  {tracking.ui_command().replace('mlflow ui', command('mlflow') + ' ui')}")
     if adapted.gearbox is not None:
-        print(f"serve:     {trust}{_serve(adapted.gearbox.name)}")
+        print(f"serve:     {trust}{serving(adapted.gearbox.name)}")
     print(f"next:      {gearnn} adaptors; {trust}{gearnn} infer {plan.registered_base} IMAGE.jpg")
 
 
-def _serve(name: str) -> str:
-    from gearnn import tracking
-
-    return (
-        f"MLFLOW_TRACKING_URI={tracking.shown_uri()} {command('mlflow')} models serve "
-        f"-m models:/{name}@champion --env-manager local --port 5001"
-    )
+for _command in (
+    cli_submit.submit,
+    cli_ops.doctor,
+    cli_registry.adaptors,
+    cli_registry.infer,
+    cli_registry.bundle,
+    cli_stream.stream,
+    cli_stream.present,
+    cli_registry.sense,
+    cli_registry.sensing,
+):
+    app.command()(_command)
 
 
 def main() -> None:
