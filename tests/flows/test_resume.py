@@ -19,6 +19,7 @@ from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from infra.services import Services
 from tests.conftest import REPOSITORY
+from tests.plans import tiny
 
 pytestmark = [pytest.mark.service, pytest.mark.filterwarnings("ignore")]
 
@@ -61,21 +62,7 @@ class Runs:
         assert json.loads(self._line()) == "ready"
 
     def plan(self, name: str) -> Path:
-        content = {
-            "base": {
-                "name": "drn_d_22_quarter",
-                "num_classes": 9,
-                "train": {"epochs": 2, "batch_size": 4},
-                "registered_as": name,
-            },
-            "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
-            "levels": LEVELS,
-            "bound": {"fraction": 0.01},
-            "finetune": {"epochs": 2, "batch_size": 4, "optimizer": {"lr": 0.01}},
-            "promotion": {"over_base": False},
-            "store": f"s3://gearnn/{name}",
-            "workers": 1,
-        }
+        content = tiny(name, LEVELS, f"s3://gearnn/{name}", epochs=2) | {"workers": 1}
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content))
         return path

@@ -19,6 +19,7 @@ import yaml
 from infra.services import Services
 from infra.services.processes import Process, end, spawn
 from tests.conftest import REPOSITORY
+from tests.plans import tiny
 
 BASE = "ops-streets"
 PLAN = "plans/ops.yaml"
@@ -28,20 +29,7 @@ _AS_SOMEBODY = ["-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-c",
 
 def plan(levels: list[str]) -> dict[str, Any]:
     """What runs in seconds, with its store in S3."""
-    return {
-        "base": {
-            "name": "drn_d_22_quarter",
-            "num_classes": 9,
-            "train": {"epochs": 1, "batch_size": 4},
-            "registered_as": BASE,
-        },
-        "data": {"name": "streets", "frames": {"train": 4, "val": 2}, "camera": {"size": [44, 30]}},
-        "levels": levels,
-        "bound": {"fraction": 0.01},
-        "finetune": {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 0.01}},
-        "promotion": {"over_base": False},
-        "store": "s3://gearnn/ops",
-    }
+    return tiny(BASE, levels, "s3://gearnn/ops", frames=(4, 2))
 
 
 @dataclass
