@@ -5,10 +5,9 @@ which level, under which bound and BatchNorm policy, and which layers; an adapto
 but its own.
 """
 
-import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,11 +24,11 @@ from gearnn.layers import (
     Layer,
     aliases,
     fingerprint,
-    replace_tensor,
     statistics_of,
     stored_tensors,
 )
 from gearnn.levels import DistortionLevel
+from gearnn.sharing import like, sharing_copy, under_first_names
 
 FORMAT_VERSION = "1"
 _HEADER = "gearnn.adaptor"
@@ -178,30 +177,26 @@ class Adaptor:
             )
         self._check_tensors(base.state_dict())
 
-    def apply(self, base: nn.Module, base_fingerprint: str | None = None, *, share_modules: bool = False) -> nn.Module:
+    def apply(
+        self,
+        base: nn.Module,
+        base_fingerprint: str | None = None,
+        *,
+        share_modules: bool = False,
+        apart: Collection[str] = (),
+    ) -> nn.Module:
         """The network of this level: a module tree of its own that shares the base's tensors but for the adaptor's.
 
         Args:
             base: stays as it is.
             base_fingerprint: as for :meth:`check`.
-            share_modules: also share the base's modules in which nothing is adapted, for networks that
-                only ever run in evaluation mode: a module object weighs more than a small layer's adaptor.
+            share_modules: see :func:`gearnn.sharing.sharing_copy`.
+            apart: names of further tensors that are not shared.
         """
         self.check(base, base_fingerprint)
-        state, tied = stored_tensors(base), aliases(base)
-        shared: dict[int, object] = {id(tensor): tensor for tensor in state.values()}
-        if share_modules:
-            places = [place for name in self.tensors for place in tied.get(name, [name])]
-            shared |= {id(module): module for module in _untouched(base, places)}
-        view = copy.deepcopy(base, memo=dict(shared))  # what is in the memo is taken over, not copied
-        for name, tensor in self.tensors.items():
-            old = state[name]
-            fresh = _like(tensor, old)
-            if isinstance(old, nn.Parameter):
-                fresh = nn.Parameter(fresh, requires_grad=old.requires_grad)
-            for place in tied.get(name, [name]):
-                replace_tensor(view, place, fresh)
-        return view
+        state = stored_tensors(base)
+        own = {name: like(tensor, state[name]) for name, tensor in under_first_names(self.tensors, base).items()}
+        return sharing_copy(base, own, share_modules=share_modules, apart=apart)
 
     def _check_tensors(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in self.tensors.items():
@@ -212,23 +207,6 @@ class Adaptor:
                     f"adaptor {self.level}: expected {name} of shape {list(state[name].shape)}, "
                     f"but got {list(tensor.shape)}"
                 )
-
-
-def _untouched(base: nn.Module, places: Sequence[str]) -> list[nn.Module]:
-    """Modules below which none of the tensors of these names lies, whatever path leads there."""
-    touched: set[int] = {id(base)}
-    for place in places:
-        module = base
-        for part in place.split(".")[:-1]:
-            module = module.get_submodule(part)
-            touched.add(id(module))
-    return [module for module in base.modules() if id(module) not in touched]
-
-
-def _like(tensor: Tensor, old: Tensor) -> Tensor:
-    """The values in the dtype, on the device and in the memory order of the tensor that they replace."""
-    fresh = torch.empty_like(old, requires_grad=False)
-    return fresh.copy_(tensor)
 
 
 def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], path: Path) -> Adaptor:

@@ -6,6 +6,7 @@ how frames run in :mod:`gearnn.inference`; this is where they meet.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, inference_mode, nn
@@ -16,7 +17,7 @@ from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.distortions import Received, Sensed, Sensor, nearest
 from gearnn.errors import DataError, GearError, GearNNError
-from gearnn.gears import Gears, Hold, InPlace, Views
+from gearnn.gears import Example, Gears, Hold, InPlace, Views, check, check_values, examples, first_taken, why_not_apart
 from gearnn.inference import Frame, Hint, Inference, infer, predict
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
@@ -38,10 +39,14 @@ class GearBox:
         compute: device and precision of :meth:`infer`; None takes the base's device in float32.
         batch_size: most frames of one forward pass of :meth:`infer`.
         base_disk: bytes of the base's file, for :meth:`memory`.
+        example: a batch of two frames as the network takes it, with which gears are checked once, on copies;
+            None takes noise, as the problem gives it to the network or as its layers suggest. Where no such
+            batch is found, the first one that runs is taken.
 
     Raises:
         AdaptorError: an adaptor belongs to another base.
-        GearError: two adaptors are for one level.
+        GearError: two adaptors are for one level; or a gear would not answer as a deep copy of the base with
+            the adaptor's tensors does, for example because a module keeps weights between calls.
     """
 
     def __init__(
@@ -54,16 +59,19 @@ class GearBox:
         compute: Compute | None = None,
         batch_size: int = 8,
         base_disk: int | None = None,
+        example: Any = None,
     ) -> None:
         self.base = base.eval()
         self.problem = problem
         self.compute = compute or Compute(device=next(base.parameters()).device, bf16=False)
         self.batch_size = batch_size
-        by_level = _by_level(adaptors)
+        by_level = self._adaptors = _by_level(adaptors)
         base_fingerprint = fingerprint(base)
         for adaptor in by_level.values():
             adaptor.check(base, base_fingerprint)
-        self.gears: Gears = _hold(hold, self.base, by_level, base_fingerprint)
+        self._make = partial(_made, hold, base_fingerprint)
+        self._is_checked = not by_level
+        self.gears: Gears = self._checked_gears(example)
         self._levels = tuple(by_level)
         self._keys: dict[DistortionLevel | str, DistortionLevel] = {level: level for level in by_level}
         self._keys |= {str(level): level for level in by_level}
@@ -102,6 +110,34 @@ class GearBox:
         from gearnn import registry
 
         return registry.load_gearbox(base, distortion, alias, problem, compute, trust=trust, hold=hold)
+
+    def _checked_gears(self, example: Any) -> Gears:
+        """The gears, checked where there is a batch to check them with."""
+        if self._is_checked:
+            return self._make(self.base, self._adaptors, ())
+        tried = (
+            [Example(arguments=(example,))] if example is not None else examples(self.base, self.problem, self.compute)
+        )
+        found = first_taken(self.base, tried)
+        if found is None:
+            if example is not None:
+                raise GearError("example: expected a batch that the network takes, but it fails with it")
+            return self._make(self.base, self._adaptors, ())
+        check(self._make, self.base, self._adaptors, found)
+        gears = self._make(self.base, self._adaptors, found.moving)
+        check_values(gears, self.base, self._adaptors)
+        gears.refuse_mixed(why_not_apart(self.base, found))
+        self._is_checked = True
+        return gears
+
+    def _check_once(self, batch: Any) -> None:
+        """Check the gears with the first batch that runs, where none was found before.
+
+        Raises:
+            GearError: see the class.
+        """
+        if not self._is_checked:
+            self.gears = self._checked_gears(batch)
 
     @property
     def levels(self) -> tuple[DistortionLevel, ...]:
@@ -176,6 +212,7 @@ class GearBox:
     @inference_mode()
     def __call__(self, x: Tensor, level: DistortionLevel | str) -> Any:
         """One forward pass with the network of a level; x as the network takes it."""
+        self._check_once(x)
         with self.at(level) as network:
             return network(x)
 
@@ -279,9 +316,20 @@ def _by_level(adaptors: Iterable[Adaptor]) -> dict[DistortionLevel, Adaptor]:
     return found
 
 
-def _hold(hold: Hold, base: nn.Module, by_level: Mapping[DistortionLevel, Adaptor], base_fingerprint: str) -> Gears:
+def _made(
+    hold: Hold,
+    base_fingerprint: str,
+    base: nn.Module,
+    adaptors: Mapping[DistortionLevel, Adaptor],
+    moving: Sequence[str],
+) -> Gears:
     if hold == "views":
-        return Views(base, by_level, base_fingerprint)
-    if hold == "in_place":
-        return InPlace(base, by_level)
-    raise GearError(f"hold: expected views or in_place, but got {hold!r}")
+        return Views(base, adaptors, base_fingerprint, moving)
+    if hold != "in_place":
+        raise GearError(f"hold: expected views or in_place, but got {hold!r}")
+    if moving:
+        raise GearError(
+            f"gears in place: expected a network whose forward pass changes none of its tensors, but it changes "
+            f"{moving[0]}; hold='views' gives every level its own"
+        )
+    return InPlace(base, adaptors)

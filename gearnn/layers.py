@@ -95,16 +95,6 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors | dict(model.named_buffers(remove_duplicate=False))
 
 
-def replace_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace the parameter or buffer of a name; others that refer to the old one keep it."""
-    path, _, attribute = name.rpartition(".")
-    owner = model.get_submodule(path)
-    if isinstance(tensor, nn.Parameter):
-        owner.register_parameter(attribute, tensor)
-    else:
-        owner.register_buffer(attribute, tensor, persistent=attribute not in owner._non_persistent_buffers_set)
-
-
 def aliases(model: nn.Module) -> dict[str, list[str]]:
     """Names of every tensor of a network that has more than one (tied weights): each name -> all names."""
     by_tensor: dict[int, list[str]] = {}

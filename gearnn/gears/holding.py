@@ -20,7 +20,11 @@ class Gears(Protocol):
         ...
 
     def mixed(self, levels: Sequence[DistortionLevel | None]) -> nn.Module:
-        """A network for a batch whose frames have these levels, in their order."""
+        """A network for a batch whose frames have these levels, in their order; GearError where that is refused."""
+        ...
+
+    def refuse_mixed(self, reason: str) -> None:
+        """Refuse batches of several levels from now on."""
         ...
 
     def networks(self) -> Sequence[nn.Module]:

@@ -4,9 +4,11 @@ All tensors that any level adapts lie in one contiguous piece of memory, the net
 adaptor is a slab of its own, in the same order. Shifting copies the adaptor's slab over the network's,
 and the base's values over what this level does not adapt: a few long copies, whatever the number of
 levels. Tensors that most levels adapt lie first, so that a level's runs are long.
+
+The adapted tensors of the network do not require gradients: autocast keeps the cast of a weight that does,
+and would run the next level with it.
 """
 
-import copy
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +20,10 @@ from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
 from gearnn.errors import GearError
-from gearnn.gears.mixed import MixedNetwork
-from gearnn.gears.rows import in_sub_batches
-from gearnn.layers import aliases, replace_tensor, stored_tensors
+from gearnn.gears.mixed import MixedBatches
+from gearnn.layers import aliases, stored_tensors
 from gearnn.levels import DistortionLevel
+from gearnn.sharing import sharing_copy, under_first_names
 
 _ALIGNMENT = 64  # bytes; what vector instructions and oneDNN like
 
@@ -35,12 +37,27 @@ class _Place:
     tensor: Tensor  # of the base
 
     def in_slab(self, slab: Tensor, start: int) -> Tensor:
-        """A tensor of the base's shape and memory order at a place of a slab."""
-        return slab.as_strided(self.tensor.shape, self.tensor.stride(), slab.storage_offset() + start)
+        """A dense tensor of the base's shape and memory order at a place of a slab."""
+        dense = torch.empty_like(self.tensor, device="meta", requires_grad=False)  # the base's may overlap or have gaps
+        return slab.as_strided(dense.shape, dense.stride(), slab.storage_offset() + start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hung:
+    """A tensor of the network that is a piece of the slab."""
+
+    name: str
+    owner: Mapping[str, Tensor | None]  # the parameters or buffers of its module
+    attribute: str
+    tensor: Tensor
+    address: int
+
+    def is_there(self) -> bool:
+        return self.owner.get(self.attribute) is self.tensor and self.tensor.data_ptr() == self.address
 
 
 class InPlace:
-    """One network for all levels; it is at one level at a time.
+    """One network for all levels; it is at one level at a time. On a GPU it belongs to one stream.
 
     Args:
         base: stays as it is; the network shares its tensors but for those that a level adapts.
@@ -53,12 +70,17 @@ class InPlace:
         self._slabs: dict[DistortionLevel, list[Tensor]] = {level: [] for level in adaptors}
         self._copies: dict[DistortionLevel | None, tuple[list[Tensor], list[Tensor]]]
         self._copies = {level: ([], []) for level in (None, *adaptors)}
-        state, tied = stored_tensors(base), aliases(base)
-        self.network = copy.deepcopy(base, memo={id(tensor): tensor for tensor in state.values()})
-        for dtype, names in _by_dtype(state, tied, adaptors).items():
-            self._lay_out(dtype, {name: state[name] for name in names}, tied, adaptors)
+        values = {level: under_first_names(adaptor.tensors, base) for level, adaptor in adaptors.items()}
+        state = stored_tensors(base)
+        pieces: dict[str, Tensor] = {}
+        with torch.inference_mode(False), torch.no_grad():
+            for names in _together(state, values):
+                pieces |= self._lay_out({name: state[name] for name in names}, values)
+        self.network = sharing_copy(base, pieces)
+        self._hung = list(_hung(self.network, pieces))
         self._level: DistortionLevel | None = None
         self._is_whole = True
+        self._mixed = MixedBatches(self.at)
 
     @property
     def level(self) -> DistortionLevel | None:
@@ -69,9 +91,11 @@ class InPlace:
         """Bring the network to a level: all of its tensors, or none.
 
         Raises:
-            GearError: a copy failed; the network is at the level that it was at before.
+            GearError: a copy failed, and the network is at the level that it was at before; or the network
+                was moved or converted, so that copies would not reach it.
         """
         with self._lock:
+            self._check_that_copies_reach()
             if level == self._level and self._is_whole:
                 return
             try:
@@ -93,7 +117,10 @@ class InPlace:
             yield self.network
 
     def mixed(self, levels: Sequence[DistortionLevel | None]) -> nn.Module:
-        return MixedNetwork(lambda batch, levels: in_sub_batches(self.at, batch, levels), levels)
+        return self._mixed.network(levels)
+
+    def refuse_mixed(self, reason: str) -> None:
+        self._mixed.refused = reason
 
     def networks(self) -> Sequence[nn.Module]:
         return [self.network]
@@ -104,50 +131,66 @@ class InPlace:
     def own_tensors(self, level: DistortionLevel) -> Sequence[Tensor]:
         return self._slabs[level]
 
+    def _check_that_copies_reach(self) -> None:
+        for hung in self._hung:
+            if not hung.is_there():
+                raise GearError(
+                    f"{hung.name} of the network of gears in place was moved, converted or replaced, so that "
+                    f"shifts would not reach it; build the gearbox of a base that is where it shall run"
+                )
+
     @torch.no_grad()
     def _copy(self, level: DistortionLevel | None) -> None:
         targets, sources = self._copies[level]
         if targets:
             torch._foreach_copy_(targets, sources)
 
-    @torch.no_grad()
     def _lay_out(
-        self,
-        dtype: torch.dtype,
-        tensors: Mapping[str, Tensor],
-        tied: Mapping[str, Sequence[str]],
-        adaptors: Mapping[DistortionLevel, Adaptor],
-    ) -> None:
-        """Move tensors of one dtype into the network's slab, and plan every level's copies."""
-        places: dict[str, _Place] = {}
-        size = 0
-        for name, tensor in tensors.items():
-            length = -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT // tensor.element_size()
-            places[name] = _Place(start=size, length=length, tensor=tensor)
-            size += length
-        device = next(iter(tensors.values())).device
-        of_base = torch.zeros(size, dtype=dtype, device=device)
+        self, tensors: Mapping[str, Tensor], values: Mapping[DistortionLevel, Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """A slab for tensors of one dtype on one device, and every level's copies; the slab's pieces by name."""
+        places = _placed(tensors)
+        first = next(iter(tensors.values()))
+        size = sum(place.length for place in places.values())
+        of_base = torch.zeros(size, dtype=first.dtype, device=first.device)
         for place in places.values():
             place.in_slab(of_base, place.start).copy_(place.tensor)
         self._of_base.append(of_base)
         own = of_base.clone()
-        for name, place in places.items():
-            _hang(self.network, tied.get(name, [name]), place, own)
         _append(self._copies[None], own, of_base)
-        for level, adaptor in adaptors.items():
-            adapted = _canonical(adaptor, tied)
-            slab = torch.zeros(sum(p.length for n, p in places.items() if n in adapted), dtype=dtype, device=device)
+        for level, adapted in values.items():
+            length = sum(place.length for name, place in places.items() if name in adapted)
+            slab = torch.zeros(length, dtype=first.dtype, device=first.device)
             self._slabs[level].append(slab)
-            start = 0
-            for is_adapted, first, length in _runs(places, adapted.keys()):
-                source = slab[start : start + length] if is_adapted else of_base[first : first + length]
-                _append(self._copies[level], own[first : first + length], source)
-                start += length if is_adapted else 0
-            start = 0
-            for name, place in places.items():
-                if name in adapted:
-                    place.in_slab(slab, start).copy_(adapted[name])
-                    start += place.length
+            for target, source in _copied_pieces(places, adapted, own, of_base, slab):
+                _append(self._copies[level], target, source)
+        return {name: _piece(place, own) for name, place in places.items()}
+
+
+def _placed(tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
+    start = 0
+    for name, tensor in tensors.items():
+        length = -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT // tensor.element_size()
+        places[name] = _Place(start=start, length=length, tensor=tensor)
+        start += length
+    return places
+
+
+def _copied_pieces(
+    places: Mapping[str, _Place], adapted: Mapping[str, Tensor], own: Tensor, of_base: Tensor, slab: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Fill an adaptor's slab; (target, source) of the copies that bring the network to its level."""
+    start = 0
+    for is_adapted, first, length in _runs(places, adapted):
+        source = slab[start : start + length] if is_adapted else of_base[first : first + length]
+        yield own[first : first + length], source
+        start += length if is_adapted else 0
+    start = 0
+    for name, place in places.items():
+        if name in adapted:
+            place.in_slab(slab, start).copy_(adapted[name])
+            start += place.length
 
 
 def _append(copies: tuple[list[Tensor], list[Tensor]], target: Tensor, source: Tensor) -> None:
@@ -155,36 +198,36 @@ def _append(copies: tuple[list[Tensor], list[Tensor]], target: Tensor, source: T
     copies[1].append(source)
 
 
-def _hang(network: nn.Module, names: Sequence[str], place: _Place, slab: Tensor) -> None:
-    """Let a network's tensor, under all of its names, be the piece of a slab."""
-    fresh = place.in_slab(slab, place.start)
-    if isinstance(place.tensor, nn.Parameter):
-        fresh = nn.Parameter(fresh, requires_grad=place.tensor.requires_grad)
-    for name in names:
-        replace_tensor(network, name, fresh)
+def _piece(place: _Place, slab: Tensor) -> Tensor:
+    piece = place.in_slab(slab, place.start)
+    return nn.Parameter(piece, requires_grad=False) if isinstance(place.tensor, nn.Parameter) else piece
 
 
-def _canonical(adaptor: Adaptor, tied: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-    """An adaptor's tensors, tied ones under the first of their names."""
-    return {tied.get(name, [name])[0]: tensor for name, tensor in adaptor.tensors.items()}
+def _hung(network: nn.Module, pieces: Mapping[str, Tensor]) -> Iterator[_Hung]:
+    """Every place of the network where a piece of the slab hangs, tied names included."""
+    tied = aliases(network)
+    for first, piece in pieces.items():
+        for name in tied.get(first, [first]):
+            path, _, attribute = name.rpartition(".")
+            module = network.get_submodule(path)
+            owner = module._parameters if attribute in module._parameters else module._buffers
+            yield _Hung(name=name, owner=owner, attribute=attribute, tensor=piece, address=piece.data_ptr())
 
 
-def _by_dtype(
-    state: Mapping[str, Tensor], tied: Mapping[str, Sequence[str]], adaptors: Mapping[DistortionLevel, Adaptor]
-) -> dict[torch.dtype, list[str]]:
-    """Names of all adapted tensors, those that most levels adapt first."""
-    counts = Counter(name for adaptor in adaptors.values() for name in _canonical(adaptor, tied))
-    found: dict[torch.dtype, list[str]] = {}
+def _together(state: Mapping[str, Tensor], values: Mapping[DistortionLevel, Mapping[str, Tensor]]) -> list[list[str]]:
+    """Names of all adapted tensors by dtype and device, those that most levels adapt first."""
+    counts = Counter(name for adapted in values.values() for name in adapted)
+    found: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name in sorted((name for name in state if name in counts), key=lambda name: -counts[name]):
-        found.setdefault(state[name].dtype, []).append(name)
-    return found
+        found.setdefault((state[name].dtype, state[name].device), []).append(name)
+    return list(found.values())
 
 
-def _runs(places: Mapping[str, _Place], adapted: object) -> Iterator[tuple[bool, int, int]]:
+def _runs(places: Mapping[str, _Place], adapted: Mapping[str, Tensor]) -> Iterator[tuple[bool, int, int]]:
     """(adapted or not, start, length) of neighbouring tensors, in the order of the slab."""
     run: tuple[bool, int, int] | None = None
     for name, place in places.items():
-        is_adapted = name in adapted  # type: ignore[operator]
+        is_adapted = name in adapted
         if run is not None and run[0] == is_adapted:
             run = (is_adapted, run[1], run[2] + place.length)
             continue

@@ -1,249 +1,131 @@
-"""Mixed batches: one forward pass for frames of different levels.
+"""Mixed batches: every level's frames run through that level's own network, and come back in their order.
 
-Frames are put in the order of their levels. Layers that no level adapts, which hold nearly all of the
-work, see the whole batch at once. An adapted layer runs every level's frames with that level's own
-module; BatchNorm layers run all at once where memory order allows, with a scale and shift for every
-frame. So each frame gets what its own network would give. Where that cannot be done (a layer that is not
-called frame by frame, a network that takes no tensor), or takes longer here, every level's frames run
-through the whole network: the faster way is found by running both.
+One forward pass for all levels, with adapted layers taken apart by level, was tried and given up: it gained
+two to nine percent, and could not be made right for every network (one may sort its frames inside).
+Rows are taken and joined by slices, so nothing is copied from the host, and batches can be captured and compiled.
 """
 
-import copy
-import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gearnn.gears.rows import Level, Part, in_sub_batches, inverse, joined, parts_of, taken
+from gearnn.errors import GearError
 from gearnn.levels import DistortionLevel
 
-_TURNS = 3
-"""Timed calls of each way before one is chosen, after a first call that runs both and compares them."""
-_MOST_CHOICES = 256
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest relative difference between both ways; coarser types 0.05. A wrong way is off by far more."""
+Level = DistortionLevel | None
+"""A level that has an adaptor; None for the base."""
+
+NetworkAt = Callable[[Level], AbstractContextManager[nn.Module]]
 
 
-class MixedNetwork(nn.Module):
-    """A network for one batch: as a level's network, but frame i runs at ``levels[i]``."""
+class MixedBatches:
+    """Runs batches of several levels.
 
-    def __init__(self, run: Callable[[Any, Sequence[Level]], Any], levels: Sequence[Level]) -> None:
+    Args:
+        network_at: lends the network of a level.
+
+    Attributes:
+        refused: why batches of this network cannot be taken apart; nothing where they can.
+    """
+
+    def __init__(self, network_at: NetworkAt) -> None:
+        self._network_at = network_at
+        self.refused = ""
+
+    def network(self, levels: Sequence[Level]) -> nn.Module:
+        """A network for one batch whose frame i runs at ``levels[i]``.
+
+        Raises:
+            GearError: batches of this network cannot be taken apart.
+        """
+        if self.refused and len(set(levels)) > 1:
+            raise GearError(
+                f"mixed batches: {self.refused}; run each level's frames by themselves, "
+                f"or one frame at a time (batch_size=1)"
+            )
+        return _MixedNetwork(self._network_at, levels)
+
+
+class _MixedNetwork(nn.Module):
+    def __init__(self, network_at: NetworkAt, levels: Sequence[Level]) -> None:
         super().__init__()
-        self._run, self._levels = run, tuple(levels)
+        self._network_at, self._levels = network_at, tuple(levels)
 
     def forward(self, batch: Any) -> Any:
         """Outputs in the order of the frames.
 
         Args:
             batch: a tensor [B, ...] or a list of B frames, B the number of levels.
+
+        Raises:
+            ValueError: another number of frames.
+            GearError: the network does not give one row or one answer a frame.
         """
         batch = list(batch) if isinstance(batch, tuple) else batch
         if len(batch) != len(self._levels):
             raise ValueError(f"expected a batch of {len(self._levels)} frames, as many as levels, but got {len(batch)}")
-        return self._run(batch, self._levels)
+        frames: dict[Level, list[int]] = {}
+        for index, level in enumerate(self._levels):
+            frames.setdefault(level, []).append(index)
+        outputs = []
+        for level, indices in frames.items():
+            with self._network_at(level) as network:
+                outputs.append(network(_taken(batch, indices)))
+        return joined(outputs, list(frames.values()))
 
 
-@dataclass(kw_only=True)
-class _Choice:
-    """What is known of both ways for batches of one shape: seconds of one forward and of sub-batches, and for which
-    levels both gave the same; what a frame gets depends on its own level, so that pairs of levels need not be tried.
+def joined(outputs: Sequence[Any], frames: Sequence[Sequence[int]]) -> Any:
+    """Outputs of sub-batches as one: tensors by rows, dictionaries and tuples by entry, lists by frame.
+
+    Args:
+        outputs: of the sub-batches.
+        frames: for every output, which frames its rows are; together each frame once.
+
+    Raises:
+        GearError: an output that is not one row or one answer a frame.
     """
-
-    seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-    chosen: int | None = None
-    compared: set[Level] = field(default_factory=set)
-
-    def turn(self) -> int:
-        """Which way to take now: the chosen one, else the one that was timed less."""
-        return self.chosen if self.chosen is not None else int(len(self.seconds[0]) > len(self.seconds[1]))
-
-    def timed(self, way: int, seconds: float) -> None:
-        self.seconds[way].append(seconds)
-        if self.chosen is None and min(map(len, self.seconds)) >= _TURNS:
-            self.chosen = int(min(self.seconds[1]) < min(self.seconds[0]))
-
-
-class MixedRunner:
-    """Runs mixed batches of one gearbox; threads may do so at once."""
-
-    def __init__(self, base: nn.Module, networks: Mapping[DistortionLevel, nn.Module]) -> None:
-        self._base, self._networks = base, networks
-        self._now = _Now()
-        self._lock = threading.Lock()
-        self._tree: nn.Module | None = None
-        self._choices: dict[Any, _Choice] = {}
-        self.refused = ""  # why one forward pass cannot be done with this network
-
-    def run(self, batch: Any, levels: Sequence[Level]) -> Any:
-        """Outputs of a batch in the order of its frames; see :class:`MixedNetwork`."""
-        if not isinstance(batch, Tensor) or self.refused:
-            return in_sub_batches(self._at, batch, levels)
-        choice = self._choice(batch, levels)
-        if not choice.compared.issuperset(levels):
-            return self._compare(batch, levels, choice)
-        way = choice.turn()
-        if choice.chosen is not None:
-            return self.one_forward(batch, levels) if way == 0 else in_sub_batches(self._at, batch, levels)
-        _finish(batch)
-        started = time.perf_counter()
-        output = self.one_forward(batch, levels) if way == 0 else in_sub_batches(self._at, batch, levels)
-        _finish(batch)
-        choice.timed(way, time.perf_counter() - started)
-        return output
-
-    def one_forward(self, batch: Tensor, levels: Sequence[Level]) -> Any:
-        """All frames in one forward pass."""
-        if self._tree is None:
-            with self._lock:
-                self._tree = self._tree or _tree(self._base, self._networks, self._now)
-        order, parts = parts_of(levels)
-        with self._now.running(parts, len(levels)):
-            output = self._tree(taken(batch, order))
-        return taken(output, inverse(order))
-
-    def _at(self, level: Level) -> AbstractContextManager[nn.Module]:
-        return nullcontext(self._base if level is None else self._networks[level])
-
-    def _choice(self, batch: Tensor, levels: Sequence[Level]) -> _Choice:
-        """What is known of batches like this one."""
-        autocast = torch.is_autocast_enabled(batch.device.type)
-        key = (tuple(batch.shape), batch.dtype, autocast, len(set(levels)), batch.is_contiguous())
-        with self._lock:
-            if key not in self._choices and len(self._choices) >= _MOST_CHOICES:
-                self._choices.clear()
-            return self._choices.setdefault(key, _Choice())
-
-    def _compare(self, batch: Tensor, levels: Sequence[Level], choice: _Choice) -> Any:
-        """Run both ways, once for every level; where the first fails or differs, it is not taken again."""
-        expected = in_sub_batches(self._at, batch, levels)
-        try:
-            found = self.one_forward(batch, levels)
-            reason = _difference(found, expected)
-        except Exception as error:  # whatever a network says when its layers are not called as expected
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if reason:
-            self.refused = reason
-            logging.getLogger("gearnn").info("mixed batches run in sub-batches, because: %s", reason)
-        else:
-            choice.compared |= set(levels)
-        return expected
-
-
-class _Now(threading.local):
-    """The batch that a thread is running."""
-
-    parts: Sequence[Part] = ()
-    size = 0
-
-    @contextmanager
-    def running(self, parts: Sequence[Part], size: int) -> Iterator[None]:
-        self.parts, self.size = parts, size
-        try:
-            yield
-        finally:
-            self.parts, self.size = (), 0
-
-
-class _PerLevel(nn.Module):
-    """An adapted layer: every level's frames run with that level's own module."""
-
-    def __init__(self, base: nn.Module, modules: Mapping[DistortionLevel, nn.Module], now: _Now) -> None:
-        super().__init__()
-        self._of_level: dict[Level, nn.Module] = {None: base}  # a plain dictionary: they are not its own
-        for level, module in modules.items():
-            self._of_level[level] = module
-        self._now = now
-
-    def forward(self, x: Tensor) -> Any:
-        now = self._now
-        if not isinstance(x, Tensor) or x.ndim == 0 or x.shape[0] != now.size:
-            raise ValueError("expected an adapted layer to be called with a tensor of one row a frame")
-        outputs = [self._of_level[part.level](x[part.start : part.stop]) for part in now.parts]
-        return joined(outputs, [part.stop - part.start for part in now.parts])
-
-
-class _BatchNormPerLevel(_PerLevel):
-    """A BatchNorm in evaluation mode: B frames of C channels as one of B x C channels, each with its own scale."""
-
-    def forward(self, x: Tensor) -> Any:
-        now = self._now
-        if x.ndim != 4 or x.shape[0] != now.size or not x.is_contiguous():
-            return super().forward(x)
-        batch, channels, height, width = x.shape
-        layers: list[Any] = [self._of_level[part.level] for part in now.parts]
-        rows = [part.stop - part.start for part in now.parts]
-        weight, bias, mean, variance = (
-            torch.cat([getattr(layer, name).expand(n, -1) for layer, n in zip(layers, rows, strict=True)]).flatten()
-            for name in ("weight", "bias", "running_mean", "running_var")
+    first = outputs[0]
+    if first is None and all(output is None for output in outputs):
+        return None
+    if isinstance(first, Mapping):
+        return {key: joined([output[key] for output in outputs], frames) for key in first}
+    if isinstance(first, tuple):
+        entries = [joined(entry, frames) for entry in zip(*outputs, strict=True)]
+        return type(first)(*entries) if hasattr(first, "_fields") else tuple(entries)
+    if not isinstance(first, Tensor | list):
+        raise GearError(
+            f"mixed batches: expected tensors or one answer a frame from the network, but got {type(first).__name__}"
         )
-        widened = x.view(1, batch * channels, height, width)
-        normalised = F.batch_norm(widened, mean, variance, weight, bias, training=False, eps=layers[0].eps)
-        return normalised.view(batch, channels, height, width)
+    if any((isinstance(o, Tensor) and o.ndim == 0) or len(o) != len(i) for o, i in zip(outputs, frames, strict=True)):
+        raise GearError("mixed batches: expected a network that gives one row a frame")
+    places = {frame: (part, row) for part, indices in enumerate(frames) for row, frame in enumerate(indices)}
+    ordered = [places[frame] for frame in range(len(places))]
+    if isinstance(first, list):
+        return [outputs[part][row] for part, row in ordered]
+    return torch.cat([outputs[part][start:stop] for part, start, stop in _runs(ordered)])
 
 
-def _tree(base: nn.Module, networks: Mapping[DistortionLevel, nn.Module], now: _Now) -> nn.Module:
-    """The base's modules with the adapted ones replaced; tensors are shared, not copied."""
-    shared = {id(t): t for t in (*base.parameters(), *base.buffers())}
-    tree = copy.deepcopy(base, memo=shared)
-    replaced: list[str] = []
-    made: dict[int, nn.Module] = {}  # a module that stands in several places is replaced in all of them
-    for path, module in base.named_modules(remove_duplicate=False):
-        inside = any(path.startswith(f"{outer}.") for outer in replaced)
-        others = {level: network.get_submodule(path) for level, network in networks.items()}
-        if inside or not any(_differ(module, other) for other in others.values()):
-            continue
-        kind = _BatchNormPerLevel if _is_plain_batchnorm(module) else _PerLevel
-        fresh = made.setdefault(id(module), kind(module, others, now))
-        if not path:
-            return fresh
-        owner, _, name = path.rpartition(".")
-        setattr(tree.get_submodule(owner), name, fresh)
-        replaced.append(path)
-    return tree
+def _taken(batch: Any, indices: Sequence[int]) -> Any:
+    """Some frames of a batch."""
+    if not isinstance(batch, Tensor):
+        return [batch[index] for index in indices]
+    pieces = [batch[start:stop] for _, start, stop in _runs([(0, index) for index in indices])]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _differ(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two modules own different tensors, those of their children aside."""
-    own = [*one.named_parameters(recurse=False), *one.named_buffers(recurse=False)]
-    others = {**dict(other.named_parameters(recurse=False)), **dict(other.named_buffers(recurse=False))}
-    return any(tensor is not others[name] for name, tensor in own)
+def _runs(rows: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """(part, first row, behind the last) of neighbouring rows.
 
-
-def _is_plain_batchnorm(module: nn.Module) -> bool:
-    return (
-        type(module) is nn.BatchNorm2d
-        and not module.training
-        and module.affine
-        and module.running_mean is not None
-        and module.running_var is not None
-    )
-
-
-def _difference(found: Any, expected: Any) -> str:
-    """Why two outputs are not the same but for rounding; nothing where they are."""
-    if isinstance(expected, Mapping):
-        return next(filter(None, (_difference(found[key], value) for key, value in expected.items())), "")
-    if isinstance(expected, tuple | list):
-        return next(filter(None, (_difference(f, e) for f, e in zip(found, expected, strict=True))), "")
-    if not isinstance(expected, Tensor) or not expected.is_floating_point():
-        return ""
-    scale = float(expected.float().abs().max()) or 1.0
-    off = float((found.float() - expected.float()).abs().max()) / scale
-    limit = 0.05 if torch.is_autocast_enabled(expected.device.type) else _TOLERANCE.get(expected.dtype, 0.05)
-    return (
-        ""
-        if off <= limit
-        else f"one forward pass differs from the levels' own networks by {off:.2g} of the largest value"
-    )
-
-
-def _finish(batch: Tensor) -> None:
-    if batch.device.type == "cuda":
-        torch.cuda.synchronize(batch.device)
+    >>> _runs([(0, 4), (0, 5), (1, 0), (0, 6)])
+    [(0, 4, 6), (1, 0, 1), (0, 6, 7)]
+    """
+    runs: list[tuple[int, int, int]] = []
+    for part, row in rows:
+        if runs and runs[-1][0] == part and runs[-1][2] == row:
+            runs[-1] = (part, runs[-1][1], row + 1)
+        else:
+            runs.append((part, row, row + 1))
+    return runs

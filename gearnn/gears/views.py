@@ -3,13 +3,13 @@
 Switching is choosing an object, and threads may run different levels at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.gears.mixed import MixedNetwork, MixedRunner
+from gearnn.gears.mixed import MixedBatches
 from gearnn.layers import stored_tensors
 from gearnn.levels import DistortionLevel
 
@@ -21,14 +21,22 @@ class Views:
         base: stays as it is.
         adaptors: level -> adaptor, checked to be of this base.
         base_fingerprint: of the base.
+        moving: names of tensors that forward passes change; every level has its own.
     """
 
-    def __init__(self, base: nn.Module, adaptors: Mapping[DistortionLevel, Adaptor], base_fingerprint: str) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        adaptors: Mapping[DistortionLevel, Adaptor],
+        base_fingerprint: str,
+        moving: Collection[str] = (),
+    ) -> None:
         self._base = base
         self._networks = {
-            level: adaptor.apply(base, base_fingerprint, share_modules=True) for level, adaptor in adaptors.items()
+            level: adaptor.apply(base, base_fingerprint, share_modules=True, apart=moving)
+            for level, adaptor in adaptors.items()
         }
-        self._mixed = MixedRunner(base, self._networks)
+        self._mixed = MixedBatches(self.at)
 
     def network(self, level: DistortionLevel | None) -> nn.Module:
         """The network of a level."""
@@ -38,9 +46,10 @@ class Views:
         return nullcontext(self.network(level))
 
     def mixed(self, levels: Sequence[DistortionLevel | None]) -> nn.Module:
-        if len(set(levels)) == 1:
-            return self.network(levels[0])
-        return MixedNetwork(self._mixed.run, levels)
+        return self.network(levels[0]) if len(set(levels)) == 1 else self._mixed.network(levels)
+
+    def refuse_mixed(self, reason: str) -> None:
+        self._mixed.refused = reason
 
     def networks(self) -> Sequence[nn.Module]:
         return [self._base, *self._networks.values()]

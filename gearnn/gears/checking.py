@@ -1,0 +1,260 @@
+"""Once, when a gearbox is built: its gears answer as plain deep copies with the adaptors' tensors do.
+
+Gears are made once more on a copy of the base, with other values in every tensor that any level adapts, and
+run beside a plain deep copy into which the same values were written. What every module gives is compared,
+so that networks whose answers are classes, or that find nothing, can be told apart too. The base and the
+gears themselves never run here.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.errors import GearError
+from gearnn.gears.examples import Example
+from gearnn.gears.holding import Gears
+from gearnn.layers import stored_tensors
+from gearnn.levels import DistortionLevel
+from gearnn.sharing import deep_copy, under_first_names
+
+Adaptors = Mapping[DistortionLevel, Adaptor]
+Make = Callable[[nn.Module, Adaptors, Sequence[str]], Gears]
+"""Makes gears of a base; the names are those of tensors that forward passes change."""
+
+_OFF = {"cpu": 1e-5}
+"""Largest difference, as a share of the largest value: rounding; the values that are tried change outputs by more."""
+_OFF_ELSEWHERE = 5e-3  # other devices may take other kernels for other addresses, and TF32
+_NEIGHBOURS = 0.05
+"""The same for a frame alone and beside another, which convolutions of other shapes round otherwise."""
+_SAMPLED = 512
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a module gave, to another one or as its output.
+
+    Attributes:
+        module: where it stands, and its class.
+        outputs: shapes and evenly spread values of tensors; other values as they are.
+    """
+
+    module: str
+    outputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A batch that a network takes, and what a plain deep copy of the network gave.
+
+    Attributes:
+        example: the batch.
+        seen: of every call of a module, in order.
+        output: of the network.
+        moving: names of tensors that the forward pass changed.
+    """
+
+    example: Example
+    seen: Sequence[Seen]
+    output: Any
+    moving: tuple[str, ...]
+
+
+def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | None:
+    """The first of some batches that the network takes; None where it takes none."""
+    before = stored_tensors(base)
+    for example in examples:
+        copied = deep_copy(base, {})
+        try:
+            seen, output = _trace(copied, example)
+        except Exception:  # whatever a network dies of on what it does not take
+            continue
+        moving = tuple(name for name, t in stored_tensors(copied).items() if not torch.equal(t, before[name]))
+        return Tried(example=example, seen=seen, output=output, moving=moving)
+    return None
+
+
+def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
+    """Try gears of every tensor that any level adapts.
+
+    Raises:
+        GearError: a gear answers otherwise than a deep copy does; names the module.
+    """
+    level = next(iter(adaptors))
+    for changed in (True, False):
+        values = _values(base, adaptors, changed=changed)
+        expected, _ = _trace(deep_copy(base, values), tried.example)
+        gears = make(copy.deepcopy(base), {level: replace(adaptors[level], tensors=values)}, tried.moving)
+        _compare(gears, level, tried, expected)
+        if _first_difference(tried.seen, expected) is not None:
+            break  # this batch tells the level from the base
+
+
+def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors) -> None:
+    """Make sure that every gear holds its adaptor's values, and the base's everywhere else.
+
+    Raises:
+        GearError: one does not.
+    """
+    theirs = stored_tensors(base)
+    for level, adaptor in adaptors.items():
+        adapted = under_first_names(adaptor.tensors, base)
+        with gears.at(level) as network:
+            ours = stored_tensors(network)
+        for name, tensor in adapted.items():
+            if not torch.equal(ours[name], tensor.to(ours[name])):
+                raise GearError(f"{level}: the gear's {name} does not hold the adaptor's values")
+        same = {id(ours[name]) for name in adapted}
+        for name, tensor in theirs.items():
+            if id(ours[name]) not in same and ours[name] is not tensor and not torch.equal(ours[name], tensor):
+                raise GearError(f"{level}: the gear's {name} is not as in the base, and no adaptor holds it")
+
+
+def _compare(gears: Gears, level: DistortionLevel, tried: Tried, expected: Sequence[Seen]) -> None:
+    """Run the base on another batch, then the level, and, where they are one network, the base once more."""
+    with gears.at(None) as network:
+        tried.example.other().run(network)
+    runs: list[tuple[DistortionLevel | None, Sequence[Seen]]] = [(level, expected)]
+    if len(gears.networks()) == 1:
+        runs.append((None, tried.seen))
+    for at, wanted in runs:
+        try:
+            with gears.at(at) as network:
+                found, _ = _trace(network, tried.example)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise GearError(f"{_held(gears)} cannot run this network, although a deep copy runs: {reason}") from error
+        module = _first_difference(wanted, found)
+        if module is not None:
+            raise GearError(
+                f"{_held(gears)} give other outputs than a deep copy of the network at {module}; does it keep "
+                f"tensors or other state between calls, or refer to modules from outside?{_advice(gears)}"
+            )
+
+
+def _held(gears: Gears) -> str:
+    return "gears in place" if len(gears.networks()) == 1 else "gears held as views"
+
+
+def _advice(gears: Gears) -> str:
+    return "; hold='views' may do" if len(gears.networks()) == 1 else ""
+
+
+def _values(base: nn.Module, adaptors: Adaptors, *, changed: bool) -> dict[str, Tensor]:
+    """A value for every tensor that any level adapts: the first level's, or far from it."""
+    values: dict[str, Tensor] = {}
+    for adaptor in adaptors.values():
+        values = under_first_names(adaptor.tensors, base) | values
+    return {name: _changed(name, tensor) if changed else tensor for name, tensor in values.items()}
+
+
+def _changed(name: str, tensor: Tensor) -> Tensor:
+    """Other values of the same size; variances stay positive."""
+    generator = torch.Generator().manual_seed(len(name))
+    values = tensor.float().cpu()
+    grown = values * (1.0 + 0.3 * torch.rand(values.shape, generator=generator))
+    if name.endswith("running_var") or not values.numel():
+        return grown
+    least = 0.5 if values.ndim < 3 else 0.0  # biases and scales often start at next to nothing
+    size = max(float(values.square().mean().sqrt()), least) or 0.1
+    return grown + 0.3 * size * torch.randn(values.shape, generator=generator)
+
+
+def _trace(network: nn.Module, example: Example) -> tuple[list[Seen], Any]:
+    """What goes into every module of a network and what comes out, in the order of the calls; and the output.
+
+    What goes into a module is seen as something that the module around it gives.
+    """
+    seen: list[Seen] = []
+    handles = []
+    for name, module in network.named_modules():
+        if name and not isinstance(module, torch.jit.ScriptModule):
+            around = name.rpartition(".")[0]
+            handles.append(module.register_forward_pre_hook(_noting(seen, around, network.get_submodule(around))))
+            handles.append(module.register_forward_hook(_noting(seen, name, module)))
+    try:
+        output = example.run(network)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [*seen, _seen("", network, output)], output
+
+
+def _noting(seen: list[Seen], name: str, module: nn.Module) -> Callable[..., None]:
+    """A hook, before or behind a call, that notes its last argument."""
+    return lambda *given: seen.append(_seen(name, module, given[-1]))
+
+
+def _seen(name: str, module: nn.Module, values: Any) -> Seen:
+    return Seen(f"{name or 'its root'} ({type(module).__name__})", tuple(map(_sampled, leaves(values))))
+
+
+def leaves(output: Any) -> list[Any]:
+    """Tensors and other values inside of an output, however deep."""
+    if isinstance(output, Mapping):
+        return [leaf for value in output.values() for leaf in leaves(value)]
+    if isinstance(output, list | tuple):
+        return [leaf for value in output for leaf in leaves(value)]
+    if isinstance(output, Tensor) or not hasattr(output, "__dict__"):
+        return [output]
+    return [leaf for value in vars(output).values() for leaf in leaves(value)]
+
+
+def _sampled(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
+        return leaf
+    flat = leaf.detach().reshape(-1)
+    return tuple(leaf.shape), flat[:: max(1, flat.numel() // _SAMPLED)].clone()
+
+
+def _first_difference(expected: Sequence[Seen], found: Sequence[Seen]) -> str | None:
+    """The first module whose outputs differ; None where all are the same."""
+    for one, other in zip(expected, found, strict=False):
+        if one.module != other.module or len(one.outputs) != len(other.outputs):
+            return one.module
+        if any(_differ(a, b) for a, b in zip(one.outputs, other.outputs, strict=True)):
+            return one.module
+    return None if len(expected) == len(found) else "another number of calls"
+
+
+def _differ(expected: Any, found: Any) -> bool:
+    """Whether two leaves, tensors as shape and values, are not the same but for rounding."""
+    if not isinstance(expected, tuple) or not isinstance(found, tuple):
+        return isinstance(expected, bool | int | float | str) and expected != found
+    (shape, values), (other_shape, others) = expected, found
+    return shape != other_shape or _distance(values, others) > _OFF.get(values.device.type, _OFF_ELSEWHERE)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Of two tensors of one shape, as a share of the largest value; infinite where integers, or NaNs, differ."""
+    if torch.equal(a, b):
+        return 0.0
+    if not a.is_floating_point() or not torch.equal(a.isfinite(), b.isfinite()):
+        return math.inf
+    finite = a.isfinite()
+    a, b = a[finite].double(), b[finite].double()
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-30)) if len(a) else 0.0
+
+
+def why_not_apart(base: nn.Module, tried: Tried) -> str:
+    """Why frames of one batch cannot be run in several and put together; nothing where they can."""
+    alone = tried.example.first_frame()
+    if alone is None:
+        return ""  # a list has one answer a frame, which joining makes sure of
+    try:
+        first = leaves(alone.run(deep_copy(base, {})))
+    except Exception as error:  # whatever a network dies of on a single frame
+        return f"the network takes two frames, but not one: {' '.join(str(error).split())[:100]}"
+    for one, two in zip(first, leaves(tried.output), strict=False):
+        if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+            continue
+        if 0 in (one.ndim, two.ndim) or (len(one), len(two)) != (1, 2) or one.shape[1:] != two.shape[1:]:
+            return f"the network does not give one row a frame, but {list(two.shape)} for two frames"
+        if one.is_floating_point() and _distance(one, two[:1]) > _NEIGHBOURS:
+            return "the network's output for a frame depends on the frames beside it"
+    return ""

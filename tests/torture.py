@@ -1,0 +1,238 @@
+"""`make torture`: gears of every network of torchvision and timm beside plain deep copies.
+
+Every network that builds here within some seconds gets adaptors for two levels, of its first and last layers
+and of all layers that fit a hundredth of it. Gears, held both ways, run frames that the gearbox's own check
+has not seen, after the base has run others. The reference is a deep copy into which the adaptor's tensors
+were written by name, made here, not by the library. A network is right, refused with a reason, or wrong.
+
+    python -m tests.torture [--only WORD] [--seconds 2] [--resume] [--output .gearnn/torture.jsonl]
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.errors import GearNNError
+from gearnn.gearbox import GearBox
+from gearnn.gears import Hold
+from gearnn.layers import Layer, fingerprint, layers_of
+from gearnn.levels import DistortionLevel
+
+LEVELS = "jpeg:quality=10", "jpeg:quality=50"
+_SAME = 1e-4  # of the largest value; levels differ by far more
+
+
+def networks() -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    """(name, builder) of every network, torchvision's first."""
+    for name in torchvision.models.list_models():
+        options: dict[str, Any] = {"weights": None}
+        if name in torchvision.models.list_models(module=torchvision.models.segmentation) or "rcnn" in name:
+            options["weights_backbone"] = None
+        if name in torchvision.models.list_models(module=torchvision.models.detection):
+            options["weights_backbone"] = None
+        yield f"torchvision/{name}", lambda n=name, o=options: torchvision.models.get_model(n, **o)
+    import timm
+
+    for name in timm.list_models():
+        yield f"timm/{name}", lambda n=name: timm.create_model(n, pretrained=False)
+
+
+def frames(name: str, network: nn.Module, seed: int) -> Iterator[Any]:
+    """Batches that a network may take, the cheapest first."""
+    generator = torch.Generator().manual_seed(seed)
+    if any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd")):
+        yield [torch.rand(3, 96, 96, generator=generator) for _ in range(2)]
+        return
+    stated = (getattr(network, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
+    for side in dict.fromkeys((64, stated[-1], 224, 256, 112)):
+        yield torch.randn(2, stated[0], side, side, generator=generator)
+    yield torch.randn(1, 3, 16, 112, 112, generator=generator)  # video
+    yield torch.randn(2, 3, 16, 224, 224, generator=generator)
+
+
+def adapted_layers(network: nn.Module) -> list[Layer]:
+    """The first and the last layer, and the smallest ones up to a hundredth of the network."""
+    layers = layers_of(network)
+    room = sum(layer.num_weights for layer in layers) // 100
+    chosen = {layers[0].name, layers[-1].name}
+    for layer in sorted(layers, key=lambda layer: layer.num_weights):
+        room -= layer.num_weights
+        if room < 0:
+            break
+        chosen.add(layer.name)
+    return [layer for layer in layers if layer.name in chosen]
+
+
+def adaptors(network: nn.Module) -> list[Adaptor]:
+    """Adaptors of the same layers with other values at each level."""
+    layers, state, own = adapted_layers(network), network.state_dict(), fingerprint(network)
+    names = [name for layer in layers for name in layer.weights]
+    found = []
+    for number, level in enumerate(LEVELS, start=1):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {}
+        for name in names:
+            values = state[name].float()
+            noise = torch.randn(values.shape, generator=generator)
+            least = 0.5 if values.ndim < 3 else 0.01  # biases and scales often start at next to nothing
+            size = values.square().mean().sqrt().clamp(min=least)
+            tensors[name] = values * (1 + 0.1 * number) + 0.1 * number * noise * size
+        found.append(
+            Adaptor(
+                level=DistortionLevel.parse(level),
+                base_fingerprint=own,
+                layers=tuple(layer.name for layer in layers),
+                bound=sum(t.numel() for t in tensors.values()),
+                batchnorm_statistics="frozen",
+                tensors=tensors,
+            )
+        )
+    return found
+
+
+def reference(base: nn.Module, adaptor: Adaptor | None) -> nn.Module:
+    """What a level's own network is: a deep copy with the adaptor's tensors, in evaluation mode after training."""
+    network = copy.deepcopy(base)
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in (adaptor.tensors if adaptor else {}).items():
+            state[name].copy_(tensor)
+    return network.train().eval()
+
+
+def leaves(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else []
+    return [leaf for value in values for leaf in leaves(value)]
+
+
+def off(found: Any, expected: Any) -> float:
+    """Largest difference as a share of the largest value."""
+    ours, theirs = leaves(found), leaves(expected)
+    if [t.shape for t in ours] != [t.shape for t in theirs]:
+        return float("inf")
+    return max((_off(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def _off(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    if not a.numel() or torch.equal(a, b):
+        return 0.0
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return float("inf")
+    a, b = a[b.isfinite()], b[b.isfinite()]
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
+
+
+@torch.inference_mode()
+def outputs(base: nn.Module, made: list[Adaptor], batch: Any) -> dict[str, Any]:
+    """What every level's own network gives, the base's first."""
+    kept = {"pristine": reference(base, None)(batch)}
+    return kept | {str(adaptor.level): reference(base, adaptor)(batch) for adaptor in made}
+
+
+@torch.inference_mode()
+def verdict(hold: Hold, base: nn.Module, made: list[Adaptor], batch: Any, other: Any, expected: Any) -> str:
+    """``right``, ``refused: why``, or ``WRONG: how``."""
+    base(other)  # whatever the base keeps between calls, it keeps now
+    try:
+        with torch.inference_mode(False):
+            box = GearBox(base, made, hold=hold)
+    except GearNNError as error:
+        return f"refused: {error}"
+    wrong = {}
+    for level in (*LEVELS, "pristine", *reversed(LEVELS)):
+        found = off(box(batch, level), expected[level])
+        if found > _SAME:
+            wrong[level] = found
+    if wrong:
+        return f"WRONG: {wrong}"
+    return _mixed_verdict(box, batch, base, made)
+
+
+def _mixed_verdict(box: GearBox, batch: Any, base: nn.Module, made: list[Adaptor]) -> str:
+    """The same of a batch whose frames have both levels."""
+    if len(batch) != 2:
+        return "right"
+    try:
+        found = box.mixed(LEVELS)(batch)
+    except GearNNError as error:
+        return f"right; mixed batches refused: {error}"
+    for index, adaptor in enumerate(made):
+        alone = reference(base, adaptor)(batch[index : index + 1])
+        mine = found[index : index + 1] if isinstance(found, list) else _row(found, index)
+        if off(mine, alone) > _SAME:
+            return f"WRONG: frame {index} of a mixed batch is off by {off(mine, alone):.2g}"
+    return "right"
+
+
+def _row(output: Any, index: int) -> Any:
+    if isinstance(output, Tensor):
+        return output[index : index + 1]
+    if isinstance(output, Mapping):
+        return {key: _row(value, index) for key, value in output.items()}
+    return [_row(value, index) for value in output]
+
+
+def tried(name: str, build: Callable[[], nn.Module], seconds: float) -> dict[str, Any]:
+    """One network's row."""
+    torch.manual_seed(0)
+    started = time.perf_counter()
+    try:
+        base = build().eval()
+    except Exception as error:
+        return {"name": name, "skipped": f"not built: {type(error).__name__}: {' '.join(str(error).split())[:100]}"}
+    took = time.perf_counter() - started
+    if took > seconds:
+        return {"name": name, "skipped": f"took {took:.1f} s to build"}
+    made = adaptors(base)
+    for batch, other in zip(frames(name, base, 1), frames(name, base, 2), strict=True):
+        try:
+            expected = outputs(base, made, batch)
+        except Exception:
+            continue
+        if off(expected[LEVELS[0]], expected["pristine"]) < 10 * _SAME:
+            continue  # this batch cannot tell them apart
+        return {"name": name} | {h: verdict(h, base, made, batch, other, expected) for h in get_args(Hold)}
+    return {"name": name, "skipped": "no batch that it takes and that tells its levels apart"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="networks whose names hold this word")
+    parser.add_argument("--seconds", type=float, default=2.0, help="networks that take longer to build are left out")
+    parser.add_argument("--output", type=Path, default=Path(".gearnn/torture.jsonl"))
+    parser.add_argument("--resume", action="store_true", help="leave out networks that the output has")
+    asked = parser.parse_args()
+    asked.output.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in asked.output.read_text().splitlines()] if asked.resume else []
+    done = {row["name"] for row in rows}
+    with asked.output.open("a" if asked.resume else "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, build in networks():
+            if asked.only not in name or name in done:
+                continue
+            rows.append(tried(name, build, asked.seconds))
+            file.write(json.dumps(rows[-1]) + "\n")
+            file.flush()
+            print(json.dumps(rows[-1]), flush=True)
+    verdicts = [str(row.get(hold, "skipped")).partition(":")[0] for row in rows for hold in get_args(Hold)]
+    print(dict(Counter(verdicts)))
+    sys.exit("WRONG" in verdicts)
+
+
+if __name__ == "__main__":
+    main()
