@@ -125,7 +125,7 @@ class GearBox:
             return self._make(self.base, self._adaptors, ())
         check(self._make, self.base, self._adaptors, found)
         gears = self._make(self.base, self._adaptors, found.moving)
-        check_values(gears, self.base, self._adaptors)
+        check_values(gears, self.base, self._adaptors, found.moving)
         gears.refuse_mixed(why_not_apart(self.base, found))
         self._is_checked = True
         return gears
@@ -189,9 +189,10 @@ class GearBox:
         """A network for a batch whose frames have these levels; frame i gets what ``model(levels[i])`` would give.
 
         Raises:
-            GearError: no adaptor for a level.
+            GearError: no adaptor for a level; or outputs of this network cannot be taken apart by frame.
         """
-        return self.gears.mixed([self._gear(level) for level in levels])
+        gears = [self._gear(level) for level in levels]
+        return self.gears.mixed(gears) if self._is_checked else _CheckedFirst(self, gears)
 
     def nearest(self, level: DistortionLevel | str) -> DistortionLevel:
         """The supported level next to this one, the base's pristine level included; ties go to the stronger distortion.
@@ -305,6 +306,18 @@ class GearBox:
             return None
         have = ", ".join(map(str, self._levels)) or "none"
         raise GearError(f"no adaptor for {level}; this gearbox has {have}; nearest(level) finds the one to use")
+
+
+class _CheckedFirst(nn.Module):
+    """A network for a mixed batch, of gears that no batch was found to check with before."""
+
+    def __init__(self, gearbox: GearBox, levels: Sequence[DistortionLevel | None]) -> None:
+        super().__init__()
+        self._gearbox, self._levels = gearbox, levels
+
+    def forward(self, batch: Any) -> Any:
+        self._gearbox._check_once(batch)
+        return self._gearbox.gears.mixed(self._levels)(batch)
 
 
 def _by_level(adaptors: Iterable[Adaptor]) -> dict[DistortionLevel, Adaptor]:

@@ -8,7 +8,7 @@ gears themselves never run here.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ _OFF_ELSEWHERE = 5e-3  # other devices may take other kernels for other addresse
 _NEIGHBOURS = 0.05
 """The same for a frame alone and beside another, which convolutions of other shapes round otherwise."""
 _SAMPLED = 512
+_OF_CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Seen:
     """What a module gave, to another one or as its output.
 
     Attributes:
-        module: where it stands, and its class.
+        place: which call it was, before or behind.
+        module: where the module stands, and its class.
         outputs: shapes and evenly spread values of tensors; other values as they are.
     """
 
+    place: str
     module: str
     outputs: tuple[Any, ...]
 
@@ -67,15 +70,11 @@ class Tried:
 
 def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | None:
     """The first of some batches that the network takes; None where it takes none."""
-    before = stored_tensors(base)
     for example in examples:
-        copied = deep_copy(base, {})
         try:
-            seen, output = _trace(copied, example)
+            return _tried(base, example)
         except Exception:  # whatever a network dies of on what it does not take
             continue
-        moving = tuple(name for name, t in stored_tensors(copied).items() if not torch.equal(t, before[name]))
-        return Tried(example=example, seen=seen, output=output, moving=moving)
     return None
 
 
@@ -86,17 +85,33 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
         GearError: a gear answers otherwise than a deep copy does; names the module.
     """
     level = next(iter(adaptors))
-    for changed in (True, False):
-        values = _values(base, adaptors, changed=changed)
-        expected, _ = _trace(deep_copy(base, values), tried.example)
-        gears = make(copy.deepcopy(base), {level: replace(adaptors[level], tensors=values)}, tried.moving)
-        _compare(gears, level, tried, expected)
-        if _first_difference(tried.seen, expected) is not None:
-            break  # this batch tells the level from the base
+    for number, batch in enumerate(_batches(base, tried)):
+        for changed in (True, False):
+            values = _values(base, adaptors, number if changed else None)
+            expected, _ = _trace(deep_copy(base, values), batch.example)
+            gears = make(copy.deepcopy(base), {level: replace(adaptors[level], tensors=values)}, batch.moving)
+            _compare(gears, level, batch, expected)
+            if _first_difference(batch.seen, expected) is not None:
+                break  # this batch tells the level from the base
 
 
-def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors) -> None:
-    """Make sure that every gear holds its adaptor's values, and the base's everywhere else.
+def _tried(base: nn.Module, example: Example) -> Tried:
+    copied, before = deep_copy(base, {}), stored_tensors(base)
+    seen, output = _trace(copied, example)
+    moving = tuple(name for name, t in stored_tensors(copied).items() if not torch.equal(t, before[name]))
+    return Tried(example=example, seen=seen, output=output, moving=moving)
+
+
+def _batches(base: nn.Module, tried: Tried) -> Iterator[Tried]:
+    """One batch, or some where a network's answers are classes, few of which change with its weights."""
+    yield tried
+    if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves(tried.output)):
+        for number in range(2, 2 + _OF_CLASSES):
+            yield _tried(base, tried.example.other(number))
+
+
+def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors, moving: Collection[str]) -> None:
+    """Make sure that every gear holds its adaptor's values, and the base's in all that does not move.
 
     Raises:
         GearError: one does not.
@@ -109,9 +124,9 @@ def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors) -> None:
         for name, tensor in adapted.items():
             if not torch.equal(ours[name], tensor.to(ours[name])):
                 raise GearError(f"{level}: the gear's {name} does not hold the adaptor's values")
-        same = {id(ours[name]) for name in adapted}
+        done = {id(ours[name]) for name in (*adapted, *moving)}
         for name, tensor in theirs.items():
-            if id(ours[name]) not in same and ours[name] is not tensor and not torch.equal(ours[name], tensor):
+            if id(ours[name]) not in done and ours[name] is not tensor and not torch.equal(ours[name], tensor):
                 raise GearError(f"{level}: the gear's {name} is not as in the base, and no adaptor holds it")
 
 
@@ -145,17 +160,17 @@ def _advice(gears: Gears) -> str:
     return "; hold='views' may do" if len(gears.networks()) == 1 else ""
 
 
-def _values(base: nn.Module, adaptors: Adaptors, *, changed: bool) -> dict[str, Tensor]:
-    """A value for every tensor that any level adapts: the first level's, or far from it."""
+def _values(base: nn.Module, adaptors: Adaptors, seed: int | None) -> dict[str, Tensor]:
+    """A value for every tensor that any level adapts: far from the first level's, or, without a seed, just that."""
     values: dict[str, Tensor] = {}
     for adaptor in adaptors.values():
         values = under_first_names(adaptor.tensors, base) | values
-    return {name: _changed(name, tensor) if changed else tensor for name, tensor in values.items()}
+    return values if seed is None else {name: _changed(name, tensor, seed) for name, tensor in values.items()}
 
 
-def _changed(name: str, tensor: Tensor) -> Tensor:
+def _changed(name: str, tensor: Tensor, seed: int) -> Tensor:
     """Other values of the same size; variances stay positive."""
-    generator = torch.Generator().manual_seed(len(name))
+    generator = torch.Generator().manual_seed(1000 * seed + len(name))
     values = tensor.float().cpu()
     grown = values * (1.0 + 0.3 * torch.rand(values.shape, generator=generator))
     if name.endswith("running_var") or not values.numel():
@@ -175,23 +190,25 @@ def _trace(network: nn.Module, example: Example) -> tuple[list[Seen], Any]:
     for name, module in network.named_modules():
         if name and not isinstance(module, torch.jit.ScriptModule):
             around = name.rpartition(".")[0]
-            handles.append(module.register_forward_pre_hook(_noting(seen, around, network.get_submodule(around))))
-            handles.append(module.register_forward_hook(_noting(seen, name, module)))
+            into = _noting(seen, f"into {name}", around, network.get_submodule(around))
+            handles.append(module.register_forward_pre_hook(into))
+            handles.append(module.register_forward_hook(_noting(seen, name, name, module)))
     try:
         output = example.run(network)
     finally:
         for handle in handles:
             handle.remove()
-    return [*seen, _seen("", network, output)], output
+    return [*seen, _seen("", "", network, output)], output
 
 
-def _noting(seen: list[Seen], name: str, module: nn.Module) -> Callable[..., None]:
+def _noting(seen: list[Seen], place: str, name: str, module: nn.Module) -> Callable[..., None]:
     """A hook, before or behind a call, that notes its last argument."""
-    return lambda *given: seen.append(_seen(name, module, given[-1]))
+    return lambda *given: seen.append(_seen(place, name, module, given[-1]))
 
 
-def _seen(name: str, module: nn.Module, values: Any) -> Seen:
-    return Seen(f"{name or 'its root'} ({type(module).__name__})", tuple(map(_sampled, leaves(values))))
+def _seen(place: str, name: str, module: nn.Module, values: Any) -> Seen:
+    where = f"{name or 'its root'} ({type(module).__name__})"
+    return Seen(place, where, tuple(map(_sampled, leaves(values))))
 
 
 def leaves(output: Any) -> list[Any]:
@@ -213,13 +230,23 @@ def _sampled(leaf: Any) -> Any:
 
 
 def _first_difference(expected: Sequence[Seen], found: Sequence[Seen]) -> str | None:
-    """The first module whose outputs differ; None where all are the same."""
-    for one, other in zip(expected, found, strict=False):
-        if one.module != other.module or len(one.outputs) != len(other.outputs):
-            return one.module
-        if any(_differ(a, b) for a, b in zip(one.outputs, other.outputs, strict=True)):
-            return one.module
-    return None if len(expected) == len(found) else "another number of calls"
+    """The first module that gave something else; None where all gave the same.
+
+    Modules that only one of both calls are left out: a copy that shares modules may call its own from a list.
+    """
+    given: dict[str, list[Seen]] = {}
+    for seen in found:
+        given.setdefault(seen.place, []).append(seen)
+    for seen in expected[:-1]:
+        other = given.get(seen.place)
+        if other and _is_other(seen, other.pop(0)):
+            return seen.module
+    return expected[-1].module if _is_other(expected[-1], found[-1]) else None
+
+
+def _is_other(expected: Seen, found: Seen) -> bool:
+    pairs = zip(expected.outputs, found.outputs, strict=False)
+    return len(expected.outputs) != len(found.outputs) or any(_differ(a, b) for a, b in pairs)
 
 
 def _differ(expected: Any, found: Any) -> bool:
@@ -247,14 +274,24 @@ def why_not_apart(base: nn.Module, tried: Tried) -> str:
     if alone is None:
         return ""  # a list has one answer a frame, which joining makes sure of
     try:
-        first = leaves(alone.run(deep_copy(base, {})))
+        first = alone.run(deep_copy(base, {}))
     except Exception as error:  # whatever a network dies of on a single frame
         return f"the network takes two frames, but not one: {' '.join(str(error).split())[:100]}"
-    for one, two in zip(first, leaves(tried.output), strict=False):
-        if not isinstance(one, Tensor) or not isinstance(two, Tensor):
-            continue
+    return _why_no_rows(first, tried.output)
+
+
+def _why_no_rows(one: Any, two: Any) -> str:
+    """Why the outputs for one frame and for two are not one row, or one answer, a frame."""
+    pairs: list[tuple[Any, Any]] = []
+    if isinstance(one, Mapping) and isinstance(two, Mapping):
+        pairs = [(value, two.get(key)) for key, value in one.items()]
+    elif isinstance(one, tuple) and isinstance(two, tuple):
+        pairs = list(zip(one, two, strict=False))
+    elif isinstance(one, list) and isinstance(two, list):
+        return "" if (len(one), len(two)) == (1, 2) else f"the network gives {len(two)} answers for two frames"
+    elif isinstance(one, Tensor) and isinstance(two, Tensor):
         if 0 in (one.ndim, two.ndim) or (len(one), len(two)) != (1, 2) or one.shape[1:] != two.shape[1:]:
             return f"the network does not give one row a frame, but {list(two.shape)} for two frames"
         if one.is_floating_point() and _distance(one, two[:1]) > _NEIGHBOURS:
             return "the network's output for a frame depends on the frames beside it"
-    return ""
+    return next(filter(None, (_why_no_rows(a, b) for a, b in pairs)), "")

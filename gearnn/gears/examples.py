@@ -38,9 +38,16 @@ class Example:
         with torch.inference_mode(), own_stream(device, "example"):
             return network(*arguments, **named)
 
-    def other(self) -> "Example":
-        """Another batch of the same shapes."""
-        return replace(self, arguments=_mapped(lambda t: t.flip(-1) if t.ndim else t, self.arguments))
+    def other(self, number: int = 1) -> "Example":
+        """Another batch of the same shapes: other places, other contrast, other brightness."""
+
+        def change(values: Tensor) -> Tensor:
+            moved = values.roll(number, -1).flip(-1) if values.ndim else values
+            return (
+                moved * (-1.0) ** number * (1.0 + 0.5 * number) + 0.3 * number if moved.is_floating_point() else moved
+            )
+
+        return replace(self, arguments=_mapped(change, self.arguments))
 
     def first_frame(self) -> "Example | None":
         """The first frame alone; None where no argument by position is a batch of two."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +45,18 @@ class _Place:
 
 @dataclass(frozen=True, kw_only=True)
 class _Hung:
-    """A tensor of the network that is a piece of the slab."""
+    """A module on the way to a piece of the slab, or such a piece itself, where it hangs in the network."""
 
     name: str
-    owner: Mapping[str, Tensor | None]  # the parameters or buffers of its module
+    owner: Mapping[str, Tensor | nn.Module | None]  # the modules, parameters or buffers of the module around it
     attribute: str
-    tensor: Tensor
-    address: int
+    value: Tensor | nn.Module
+    address: int  # of a tensor
 
     def is_there(self) -> bool:
-        return self.owner.get(self.attribute) is self.tensor and self.tensor.data_ptr() == self.address
+        value = self.value
+        there = self.owner.get(self.attribute) is value
+        return there and (not self.address or value.data_ptr() == self.address)  # type: ignore[operator]
 
 
 class InPlace:
@@ -204,14 +207,22 @@ def _piece(place: _Place, slab: Tensor) -> Tensor:
 
 
 def _hung(network: nn.Module, pieces: Mapping[str, Tensor]) -> Iterator[_Hung]:
-    """Every place of the network where a piece of the slab hangs, tied names included."""
+    """Every place of the network where a piece of the slab hangs, tied names included, and the modules on the way."""
     tied = aliases(network)
+    known: set[str] = set()
     for first, piece in pieces.items():
         for name in tied.get(first, [first]):
-            path, _, attribute = name.rpartition(".")
-            module = network.get_submodule(path)
-            owner = module._parameters if attribute in module._parameters else module._buffers
-            yield _Hung(name=name, owner=owner, attribute=attribute, tensor=piece, address=piece.data_ptr())
+            module, way = network, ""
+            *path, attribute = name.split(".")
+            for part in path:
+                way = f"{way}.{part}" if way else part
+                inner = module.get_submodule(part)
+                if way not in known:
+                    yield _Hung(name=way, owner=module._modules, attribute=part, value=inner, address=0)
+                known.add(way)
+                module = inner
+            owner: Any = module._parameters if attribute in module._parameters else module._buffers
+            yield _Hung(name=name, owner=owner, attribute=attribute, value=piece, address=piece.data_ptr())
 
 
 def _together(state: Mapping[str, Tensor], values: Mapping[DistortionLevel, Mapping[str, Tensor]]) -> list[list[str]]:

@@ -1,4 +1,6 @@
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -188,3 +190,49 @@ def test_the_ways_say_what_the_other_one_is_for(box: GearBox, tiny: nn.Module) -
         GearBox(tiny, []).shift("pristine")
     with pytest.raises(GearError, match="hold: expected views or in_place, but got 'both'"):
         GearBox(tiny, [], hold="both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.double(),
+        lambda network: network.head.to(memory_format=torch.channels_last).half(),
+        lambda network: setattr(network, "head", nn.Conv2d(4, 9, 1)),
+        lambda network: setattr(network.bn, "weight", nn.Parameter(torch.ones(4))),
+        lambda network: network.to_empty(device="cpu"),
+    ],
+)
+def test_a_network_that_was_moved_or_converted_is_not_shifted_in_silence(
+    tiny: nn.Module, change: Callable[[nn.Module], object]
+) -> None:
+    box = GearBox(tiny, [make_adaptor(tiny, level, ["bn", "head"]) for level in LEVELS], hold="in_place")
+    box.shift(LEVELS[0])
+    change(gears_of(box).network)
+    for call in (lambda: box.shift(LEVELS[1]), lambda: box(torch.zeros(1, 3, 8, 8), LEVELS[0])):
+        with pytest.raises(GearError, match="was moved, converted or replaced, so that shifts would not reach it"):
+            call()
+
+
+def test_a_gearbox_made_in_inference_mode_shifts_outside_of_it(tiny: nn.Module, adaptors: list[Adaptor]) -> None:
+    views = GearBox(tiny, adaptors)
+    with torch.inference_mode():
+        box = GearBox(tiny, adaptors, hold="in_place")
+    for level in LEVELS:
+        box.shift(level)
+        assert bits(gears_of(box).network) == bits(views.model(level))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_autocast_never_runs_a_level_with_the_casts_of_the_one_before(
+    tiny: nn.Module, mode: Callable[[], AbstractContextManager[object]]
+) -> None:
+    adaptors = [make_adaptor(tiny, LEVELS[0], ["head"]), make_adaptor(tiny, LEVELS[1], ["conv"])]
+    box, views, x = GearBox(tiny, adaptors, hold="in_place"), GearBox(tiny, adaptors), torch.randn(1, 3, 8, 8)
+    for level in (LEVELS[0], LEVELS[1], "pristine"):
+        with torch.autocast("cpu", dtype=torch.bfloat16), mode():
+            with box.at(LEVELS[0]) as network:
+                network(x)
+            with box.at(level) as network:
+                found = network(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16), mode():
+            assert torch.equal(found, views.model(level)(x)), level

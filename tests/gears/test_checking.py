@@ -1,0 +1,289 @@
+"""A gearbox checks once, on copies, that its gears answer as deep copies with the adaptors' tensors do."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gearnn.adaptor import Adaptor
+from gearnn.errors import GearError
+from gearnn.gearbox import GearBox
+from gearnn.gears import Hold
+from gearnn.layers import layers_of, stored_tensors
+from gearnn.problem import SemanticSegmentation
+from tests.gears.test_mixed import LEVELS, adapted
+from tests.test_gearbox import HOLDS
+
+
+class Body(nn.Module):
+    """Two convolutions and a head; what varies comes in subclasses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.middle, self.head = nn.ReLU(), nn.Linear(4, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.two(self.middle(self.one(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class BoundHook(Body):
+    """Collects a feature map by a hook that is bound to the network, as timm's extractors do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+        self.middle.register_forward_hook(partial(self.keep, "middle"))
+
+    def keep(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.kept[name] = output
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
+        return self.head((y + self.kept["middle"]).mean((2, 3)))
+
+
+class ParameterInAList(Body):
+    """Refers to a parameter from a plain list, a tie that is not registered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ties = {"kernels": [self.one.weight]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.ties["kernels"][0].mean()
+
+
+class ModuleInAList(Body):
+    """Runs its modules from a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order = [self.one, self.middle, self.two]
+
+    def features(self, x: Tensor) -> Tensor:
+        for module in self.order:
+            x = module(x)
+        return x
+
+
+class Overlapping(Body):
+    """Its parameters are slices of one piece of memory, and one of them is expanded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        piece = torch.randn(64)
+        self.first, self.second = nn.Parameter(piece[:8:2]), nn.Parameter(piece[2:6])
+        self.wide = nn.Parameter(torch.randn(1, 4).expand(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)) * self.first + self.second + self.wide.sum(0))
+
+
+class Spectral(Body):
+    """Its kernel is computed from parametrised weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrizations.spectral_norm(self.one)
+        nn.utils.parametrizations.weight_norm(self.two)
+
+
+class Recurrent(Body):
+    """A recurrent layer keeps its weights in a second place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(self.features(x).mean(2).transpose(1, 2))[0].mean(1))
+
+
+class DerivedWeights(Body):
+    """Keeps a derived weight between calls until it trains again, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.derived: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> "DerivedWeights":
+        self.derived = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "shift" not in self.derived:
+            self.derived["shift"] = self.head.weight.sum(1)
+        return super().forward(x) + self.derived["shift"]
+
+
+class Counting(Body):
+    """A forward pass changes a buffer that takes part in the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.data += 1
+        return super().forward(x) * self.calls
+
+
+RIGHT = [Body, BoundHook, ParameterInAList, ModuleInAList, Overlapping, Spectral, Recurrent]
+
+
+def made(kind: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return kind().eval()
+
+
+def every_layer(base: nn.Module) -> list[Adaptor]:
+    return adapted(base, [layer.name for layer in layers_of(base)])
+
+
+def own_network(base: nn.Module, adaptor: Adaptor | None) -> nn.Module:
+    """The reference: a deep copy with the adaptor's tensors, ready to run after training."""
+    network = copy.deepcopy(base)
+    with torch.no_grad():
+        for name, tensor in (adaptor.tensors if adaptor else {}).items():
+            stored_tensors(network)[name].copy_(tensor)
+    return network.train().eval()
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("kind", RIGHT)
+def test_gears_answer_as_deep_copies_whatever_refers_to_their_tensors(
+    kind: Callable[[], nn.Module], hold: Hold
+) -> None:
+    base = made(kind)
+    adaptors, x = every_layer(base), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        expected = {str(a.level): own_network(base, a)(x) for a in adaptors} | {"pristine": own_network(base, None)(x)}
+        base(torch.randn(2, 3, 8, 8))  # whatever it keeps between calls, it keeps now
+    box = GearBox(base, adaptors, hold=hold)
+    for level in (*LEVELS, "pristine", *reversed(LEVELS)):
+        torch.testing.assert_close(box(x, level), expected[level], rtol=1e-6, atol=1e-6)
+    assert (expected[LEVELS[0]] - expected["pristine"]).abs().max() > 1e-3 * expected["pristine"].abs().max()
+
+
+@pytest.mark.parametrize("kind", RIGHT)
+def test_an_adaptor_applied_is_the_deep_copy_too(kind: Callable[[], nn.Module]) -> None:
+    base = made(kind)
+    x = torch.randn(2, 3, 8, 8)
+    for adaptor in every_layer(base):
+        with torch.inference_mode():
+            torch.testing.assert_close(adaptor.apply(base)(x), own_network(base, adaptor)(x), rtol=1e-6, atol=1e-6)
+
+
+def test_derived_weights_are_made_anew_in_every_view_and_refused_in_place() -> None:
+    base = made(DerivedWeights)
+    adaptors, x = every_layer(base), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        base(x)
+    box = GearBox(base, adaptors)
+    with torch.inference_mode():
+        for adaptor in adaptors:
+            torch.testing.assert_close(box(x, adaptor.level), own_network(base, adaptor)(x))
+    with pytest.raises(
+        GearError,
+        match=r"gears in place give other outputs than a deep copy of the network at its root \(DerivedWeights\); "
+        r"does it keep tensors .* hold='views' may do",
+    ):
+        GearBox(base, adaptors, hold="in_place")
+
+
+def test_tensors_that_a_forward_pass_changes_are_every_views_own_and_refused_in_place() -> None:
+    base = made(Counting)
+    adaptors, x = every_layer(base), torch.randn(2, 3, 8, 8)
+    box = GearBox(base, adaptors)
+    assert stored_tensors(base)["calls"] == 0  # the check ran on copies
+    with torch.inference_mode():
+        for adaptor in adaptors:
+            reference = own_network(base, adaptor)
+            for _ in range(2):
+                torch.testing.assert_close(box(x, adaptor.level), reference(x))
+    assert stored_tensors(base)["calls"] == 0
+    with pytest.raises(GearError, match="changes none of its tensors, but it changes calls; hold='views' gives every"):
+        GearBox(base, adaptors, hold="in_place")
+
+
+def test_the_check_runs_neither_the_base_nor_the_gears() -> None:
+    class Noting(Body):
+        runs = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs += 1
+            return super().forward(x)
+
+    base = made(Noting)
+    for hold in HOLDS:
+        box = GearBox(base, every_layer(base), hold=hold)
+        assert [network.runs for network in box.gears.networks()] == [0] * len(box.gears.networks())
+
+
+def test_modules_that_keep_nothing_are_shared_and_those_with_hooks_are_not() -> None:
+    for kind, shared in ((Body, True), (BoundHook, False)):
+        base = made(kind)
+        view = GearBox(base, adapted(base, ["one"])).model(LEVELS[0])
+        assert (view.middle is base.middle) == shared
+        assert view.two is base.two
+        assert view.two.weight is base.two.weight
+
+
+def test_where_no_batch_is_found_the_first_one_that_runs_is_checked() -> None:
+    class Odd(DerivedWeights):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[1:] != (3, 5, 7):
+                raise ValueError("expected frames of 7x5")
+            return super().forward(x)
+
+    base = made(Odd)
+    adaptors, x = every_layer(base), torch.randn(2, 3, 5, 7)
+    box = GearBox(base, adaptors, hold="in_place")  # nothing is known yet
+    with pytest.raises(GearError, match="gears in place give other outputs"):
+        box(x, LEVELS[0])
+    with pytest.raises(GearError, match="gears in place give other outputs"):
+        box.mixed(LEVELS[:2])(x)
+    with pytest.raises(GearError, match="gears in place give other outputs"):
+        GearBox(base, adaptors, hold="in_place", example=x)
+    with pytest.raises(GearError, match="example: expected a batch that the network takes, but it fails with it"):
+        GearBox(base, adaptors, example=torch.zeros(2, 3, 4, 4))
+    views = GearBox(base, adaptors)
+    with torch.inference_mode():
+        torch.testing.assert_close(views(x, LEVELS[0]), own_network(base, adaptors[0])(x))
+
+
+def test_a_problem_says_how_frames_are_given_to_the_network(tiny: nn.Module, problem: SemanticSegmentation) -> None:
+    class Padded(nn.Module):
+        """Takes only frames that the problem has made multiples of its stride."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.float32
+            assert float(x.min()) >= -2.0 - 1e-6  # normalised pixels, not noise
+            return self.inner(x)
+
+    base = Padded().eval()
+    assert GearBox(base, adapted(base, ["inner.conv"]), problem)._is_checked
+
+
+def test_a_network_that_gives_classes_is_told_apart_too() -> None:
+    """Most frames keep their class, whichever weights a network has."""
+
+    class Classes(DerivedWeights):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(1)
+
+    base = made(Classes)
+    with pytest.raises(GearError, match="gears in place give other outputs"):
+        GearBox(base, every_layer(base), hold="in_place")
