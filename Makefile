@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo test check bench fuzz services services-stop deploy format clean
+.PHONY: help setup demo test check bench fuzz torture services services-stop deploy format clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ bench: $(READY) ## measure what the project promises, as ratios
 
 fuzz: $(READY) ## 20,000 damaged inputs through every decoder and sensor
 	@$(BIN)/python -m tests.fuzz
+
+torture: $(READY) ## gears of every network of torchvision and timm beside deep copies; hours
+	@$(BIN)/python -m tests.torture $(TORTURE_ARGS)
 
 services: $(READY) ## start Postgres, S3, Prefect and MLflow on this machine, with passwords
 	@$(BIN)/python -m infra.services start

@@ -8,7 +8,8 @@ gears themselves never run here.
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,12 +103,14 @@ def _tried(base: nn.Module, example: Example) -> Tried:
     return Tried(example=example, seen=seen, output=output, moving=moving)
 
 
-def _batches(base: nn.Module, tried: Tried) -> Iterator[Tried]:
+def _batches(base: nn.Module, tried: Tried) -> list[Tried]:
     """One batch, or some where a network's answers are classes, few of which change with its weights."""
-    yield tried
+    found = [tried]
     if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves(tried.output)):
         for number in range(2, 2 + _OF_CLASSES):
-            yield _tried(base, tried.example.other(number))
+            with suppress(Exception):  # a network may refuse what it is not made for
+                found.append(_tried(base, tried.example.other(number)))
+    return found
 
 
 def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors, moving: Collection[str]) -> None:
@@ -132,7 +135,7 @@ def check_values(gears: Gears, base: nn.Module, adaptors: Adaptors, moving: Coll
 
 def _compare(gears: Gears, level: DistortionLevel, tried: Tried, expected: Sequence[Seen]) -> None:
     """Run the base on another batch, then the level, and, where they are one network, the base once more."""
-    with gears.at(None) as network:
+    with gears.at(None) as network, suppress(Exception):  # a network may refuse what it is not made for
         tried.example.other().run(network)
     runs: list[tuple[DistortionLevel | None, Sequence[Seen]]] = [(level, expected)]
     if len(gears.networks()) == 1:

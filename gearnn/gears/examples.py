@@ -43,9 +43,8 @@ class Example:
 
         def change(values: Tensor) -> Tensor:
             moved = values.roll(number, -1).flip(-1) if values.ndim else values
-            return (
-                moved * (-1.0) ** number * (1.0 + 0.5 * number) + 0.3 * number if moved.is_floating_point() else moved
-            )
+            contrast = (1.0 + 0.5 * (number - 1)) * (-1.0) ** (number + 1)
+            return moved * contrast + 0.3 * (number - 1) if moved.is_floating_point() else moved
 
         return replace(self, arguments=_mapped(change, self.arguments))
 
