@@ -6,14 +6,13 @@ stability training is that with :func:`gearnn.objectives.stability_loss`. Here i
 layers to adapt without asking Eq. 2, and BatchNorm statistics without any training.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gearnn.compute import Compute
+from gearnn.compute import Compute, own_copy
 from gearnn.errors import BoundError, PlanError
 from gearnn.finetune import Samples, reading_ahead
 from gearnn.layers import Layer, batchnorms, statistics_of
@@ -46,12 +45,13 @@ def last_layers(layers: Sequence[Layer], bound: int) -> list[Layer]:
     """
     chosen: set[str] = set()
     left = bound
-    for layer in reversed(layers):
+    holding = [layer for layer in layers if layer.num_weights]
+    for layer in reversed(holding):
         if layer.num_values <= left:
             chosen.add(layer.name)
             left -= layer.num_values
     if not chosen:
-        smallest = min(layer.num_values for layer in layers)
+        smallest = min((layer.num_values for layer in holding), default=0)
         raise BoundError(f"last layers: expected room for one at least, but got {bound} values; one needs {smallest}")
     return [layer for layer in layers if layer.name in chosen]
 
@@ -81,7 +81,7 @@ def reestimated(
     """
     compute = compute or Compute.resolve()
     moving = statistics_of(base)
-    model = compute.place(copy.deepcopy(base)).eval()
+    model = compute.place(own_copy(base)).eval()
     estimating = [module for path, module in batchnorms(model) if f"{path}.running_mean" in moving]
     if not estimating:
         raise PlanError("BatchNorm statistics: expected a network with some that can move, but it has none")
