@@ -27,6 +27,9 @@ def flaw_of(adaptor: "Adaptor") -> str:
         "batchnorm_statistics": adaptor.batchnorm_statistics,
         "notes": adaptor.notes,
     }
+    few = [calibration for calibration in adaptor.calibration if calibration.num_frames < 1]
+    if few:
+        return f"expected calibration on at least one frame, but {few[0].kind} has {few[0].num_frames}"
     return flaw_of_header(header) or _flaw_of_tensors(adaptor) or _flaw_of_places(adaptor)
 
 

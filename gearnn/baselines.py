@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from gearnn.compute import Compute, own_copy
 from gearnn.errors import BoundError, PlanError
 from gearnn.finetune import Samples, reading_ahead
-from gearnn.layers import Layer, batchnorms, statistics_of
+from gearnn.layers import Layer, batchnorms, check_finite, statistics_of
 from gearnn.problem import Problem
 
 
@@ -78,10 +78,11 @@ def reestimated(
 
     Raises:
         PlanError: the network has no running statistics to estimate.
+        CheckpointError: an estimate is NaN or infinite.
     """
     compute = compute or Compute.resolve()
     moving = statistics_of(base)
-    model = compute.place(own_copy(base)).eval()
+    model = compute.place(own_copy(base).float()).eval()
     estimating = [module for path, module in batchnorms(model) if f"{path}.running_mean" in moving]
     if not estimating:
         raise PlanError("BatchNorm statistics: expected a network with some that can move, but it has none")
@@ -105,4 +106,5 @@ def reestimated(
     for name, buffer in model.named_buffers():
         if not buffer.is_floating_point():
             buffer.copy_(counters[name])
+    check_finite(model, "BatchNorm statistics")
     return model.to("cpu").to(memory_format=torch.contiguous_format).eval()

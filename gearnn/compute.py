@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from gearnn.errors import PlanError
+
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -76,7 +78,7 @@ class Compute:
             else:
                 placed = self._ordered(tensor.detach().clone().to(self.device))
                 shared[id(tensor)] = placed
-        return own_copy(model, shared)
+        return self.place(own_copy(model, shared))  # what a module copies in a way of its own still has to move
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:
@@ -120,13 +122,20 @@ def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn
     Args:
         model: stays as it is.
         shared: ``id`` of an object -> what the copy has in its place.
+
+    Raises:
+        PlanError: it holds what cannot be copied, such as a lock or an open file.
     """
     memo = dict(shared or {})
     for module in model.modules():
         for value in vars(module).values():  # such as `weight` under torch.nn.utils.weight_norm
             if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
                 memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module keeps
+        what = f"{type(error).__name__}: {error}"
+        raise PlanError(f"network: expected one that copy.deepcopy can copy, but it raised {what}") from error
 
 
 def _distinct(model: nn.Module) -> Iterator[Tensor]:

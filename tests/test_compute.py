@@ -1,10 +1,12 @@
 import copy
+from threading import Lock
 
 import pytest
 import torch
 from torch import nn
 
 from gearnn.compute import Compute, own_copy
+from gearnn.errors import PlanError
 
 
 def gradients(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -139,3 +141,10 @@ def test_slices_of_one_memory_stay_so() -> None:
     with torch.no_grad():
         model.whole.zero_()
     assert not model.part.any()
+
+
+def test_a_network_that_cannot_be_copied_is_named_in_one_line() -> None:
+    model = nn.Linear(2, 2)
+    model.lock = Lock()
+    with pytest.raises(PlanError, match=r"expected one that copy.deepcopy can copy, but it raised TypeError"):
+        own_copy(model)

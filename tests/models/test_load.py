@@ -149,6 +149,12 @@ def test_a_builder_whose_weights_do_not_fit_is_refused() -> None:
         load_model("tests.models.test_load:broken")
 
 
+def test_a_network_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="but weight has a value beyond float32's range"):
+        save_checkpoint(tmp_path / "bad.safetensors", broken())
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def old_names(name: str) -> str:
     """As torchvision named its tensors in 2019, when the weights on its site were made."""
     for new, old in (
