@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.errors import GearNNError
+from gearnn.description import BaseDescription
+from gearnn.errors import CheckpointError, GearNNError
 from gearnn.problem import SemanticSegmentation
 from gearnn.registry import Promotion, Version
 from gearnn.registry.promoting import _exceeds as exceeds
@@ -155,6 +157,16 @@ def test_a_champion_without_a_score_gives_way_to_one_with_a_score(models: Regist
     )
     better = scored(models, "base.0.1", 42.0, base=10.0, data="hard frames")
     assert registry.promote(better, METRIC, held=float("nan")).reason == "is champion"
+
+
+def test_a_base_that_is_not_finite_is_not_registered(models: Registry, tmp_path: Path) -> None:
+    weights = tmp_path / "bad.safetensors"
+    save_file({"seg.weight": torch.tensor([1.0, float("nan")])}, weights)
+    description = BaseDescription.of("drn_d_22_quarter", 9, {}, models.problem)
+    with pytest.raises(
+        CheckpointError, match=r"other: expected finite values that fit float32, but seg.weight has NaN"
+    ):
+        registry.register_base("other", weights, "0" * 64, description, run_id=models.parent, num_values=2)
 
 
 def test_a_base_stays_in_use_until_another_is_put_there(models: Registry, tmp_path: Path) -> None:
