@@ -16,16 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from gearnn.adaptor_facts import flaw_of, flaw_of_header, lost_by_rounding
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
 from gearnn.layers import (
-    BATCHNORM_POLICIES,
     BatchNormStatistics,
     Layer,
     aliases,
     fingerprint,
     statistics_of,
     stored_tensors,
+    unusable,
 )
 from gearnn.levels import DistortionLevel
 from gearnn.sharing import like, sharing_copy, under_first_names
@@ -59,6 +60,16 @@ class Adaptor:
     notes: Mapping[str, str] = field(default_factory=dict)
     calibration: tuple[Calibration, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            AdaptorError: a value that is NaN or infinite, a tensor that is not float32, more values than the
+                bound, layers without a tensor, or facts of another type or range.
+        """
+        if flaw := flaw_of(self):
+            raise AdaptorError(f"adaptor {self.level}: {flaw}")
+
     @classmethod
     def extract(
         cls,
@@ -75,7 +86,8 @@ class Adaptor:
 
         Args:
             base: the network that was fine-tuned.
-            finetuned: the result.
+            finetuned: the result; float32 also where the base has another precision, see
+                :func:`gearnn.finetune.finetune`.
             layers: S, of ``base``.
             level: q.
             bound: M in values; None takes the adaptor's own size.
@@ -83,15 +95,19 @@ class Adaptor:
             notes: facts to keep in the header.
 
         Raises:
-            AdaptorError: the adaptor exceeds its bound, or the networks differ outside of it.
+            AdaptorError: the adaptor exceeds its bound, the networks differ outside of it, or a value is NaN,
+                infinite or beyond float32's range.
+            CheckpointError: the base has such a value.
         """
         names = [name for layer in layers for name in layer.stored(batchnorm_statistics)]
         if batchnorm_statistics == "all":
             names += list(statistics_of(base))
         state, after = base.state_dict(), finetuned.state_dict()
+        for name in names:
+            _check_after(state[name], after.get(name), name)
         tied = aliases(base)
         _check_outside(state, after, {alias for name in names for alias in tied.get(name, [name])})
-        adaptor = cls(
+        return cls(
             level=DistortionLevel.parse(level),
             base_fingerprint=fingerprint(base),
             layers=tuple(layer.name for layer in layers),
@@ -100,11 +116,6 @@ class Adaptor:
             tensors={name: after[name].detach().cpu().float().contiguous().clone() for name in names},
             notes=dict(notes or {}),
         )
-        if adaptor.num_values > adaptor.bound:
-            raise AdaptorError(
-                f"adaptor {level}: expected at most {adaptor.bound} values, but its layers hold {adaptor.num_values}"
-            )
-        return adaptor
 
     @property
     def num_values(self) -> int:
@@ -141,16 +152,18 @@ class Adaptor:
         """Read an adaptor.
 
         Raises:
-            AdaptorError: no such file, no adaptor, an unknown format, or tensors that its header
-                does not announce.
+            AdaptorError: no such file, no adaptor, an unknown format, tensors that its header does not
+                announce, values that are NaN or infinite, or a header that contradicts itself.
         """
         path = Path(path)
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get(_HEADER, "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        except (SafetensorError, OSError) as error:
             raise AdaptorError(f"adaptor {path}: expected a safetensors file, but got: {error}") from error
+        except (ValueError, RecursionError) as error:  # no JSON, numbers of thousands of digits, deep nesting
+            raise AdaptorError(f"adaptor {path}: expected a header of JSON, but got: {error}") from error
         if not isinstance(header, dict):
             raise AdaptorError(f"adaptor {path}: expected the header of an adaptor, but these are plain tensors")
         if header.get("format_version") != FORMAT_VERSION:
@@ -167,7 +180,8 @@ class Adaptor:
             base_fingerprint: its fingerprint, where the caller has it already; None computes it.
 
         Raises:
-            AdaptorError: another base; or a tensor that the base lacks, or has in another shape.
+            AdaptorError: another base; a tensor that the base lacks, or has in another shape; or a base in half
+                precision, in which the adaptor's values overflow, or all round to those of the base.
         """
         found = base_fingerprint or fingerprint(base)
         if found != self.base_fingerprint:
@@ -207,6 +221,8 @@ class Adaptor:
                     f"adaptor {self.level}: expected {name} of shape {list(state[name].shape)}, "
                     f"but got {list(tensor.shape)}"
                 )
+        if why := lost_by_rounding(self.tensors, state):
+            raise AdaptorError(f"adaptor {self.level}: expected a base in float32, as load_model gives it, but {why}")
 
 
 def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], path: Path) -> Adaptor:
@@ -218,28 +234,53 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
     for name, tensor in tensors.items():
         if list(tensor.shape) != announced[name]:
             raise AdaptorError(f"adaptor {path}: expected {name} {announced[name]}, but got {list(tensor.shape)}")
-        if tensor.dtype != torch.float32:
-            raise AdaptorError(f"adaptor {path}: expected {name} as float32, but got {tensor.dtype}")
+    if flaw := flaw_of_header(header):
+        raise AdaptorError(f"adaptor {path}: {flaw}")
     try:
-        policy = header["batchnorm_statistics"]
-        if policy not in BATCHNORM_POLICIES:
-            raise AdaptorError(f"adaptor {path}: unknown BatchNorm policy {policy!r}")
         return Adaptor(
             level=DistortionLevel.parse(str(header["level"])),
             base_fingerprint=str(header["base_fingerprint"]),
             layers=tuple(header["layers"]),  # type: ignore[arg-type]
             bound=int(header["bound"]),  # type: ignore[call-overload]
-            batchnorm_statistics=policy,  # type: ignore[arg-type]
+            batchnorm_statistics=header["batchnorm_statistics"],  # type: ignore[arg-type]
             tensors=dict(tensors),
             notes=dict(header.get("notes") or {}),  # type: ignore[call-overload]
-            calibration=tuple(map(Calibration.from_json, header.get("calibration") or ())),  # type: ignore[call-overload]
+            calibration=_calibrations(header.get("calibration")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, LevelError) as error:
+    except AdaptorError as error:
+        raise AdaptorError(f"adaptor {path}: {str(error).partition(': ')[2]}") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, LevelError) as error:
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
 
 
+def _calibrations(listed: object) -> tuple[Calibration, ...]:
+    if listed is not None and not isinstance(listed, list):
+        raise TypeError(f"expected its calibration as a list, but got {listed!r}")
+    return tuple(map(Calibration.from_json, listed or ()))
+
+
+def _check_after(before: Tensor, after: Tensor | None, name: str) -> None:
+    if not isinstance(after, Tensor) or after.shape != before.shape:
+        came = list(after.shape) if isinstance(after, Tensor) else "none"
+        raise AdaptorError(f"expected the fine-tuned network to have {name} {list(before.shape)}, but got {came}")
+    if why := unusable(name, nn.Parameter(after, requires_grad=False)):
+        raise AdaptorError(f"expected a fine-tuned network of finite values that fit float32, but {name} has {why}")
+
+
 def _check_outside(before: Mapping[str, Tensor], after: Mapping[str, Tensor], inside: set[str]) -> None:
-    """The base must be bit-identical outside of the adaptor, else the adaptor would not tell the whole."""
+    """The base must be as it was outside of the adaptor, else the adaptor would not tell the whole.
+
+    Bit by bit, in float32 where the fine-tune has brought the network from another precision to it.
+    """
     for name, tensor in before.items():
-        if name not in inside and isinstance(tensor, Tensor) and not torch.equal(tensor.cpu(), after[name].cpu()):
+        if name in inside or not isinstance(tensor, Tensor):
+            continue
+        found = after.get(name)
+        if not isinstance(found, Tensor) or not _is_same(tensor.cpu(), found.cpu()):
             raise AdaptorError(f"expected {name} to be as in the base, because it is not part of the adaptor")
+
+
+def _is_same(before: Tensor, after: Tensor) -> bool:
+    if before.dtype != after.dtype and before.is_floating_point() and after.dtype == torch.float32:
+        before = before.float()
+    return before.dtype == after.dtype and torch.equal(before, after)

@@ -6,17 +6,16 @@ stability training is that with :func:`gearnn.objectives.stability_loss`. Here i
 layers to adapt without asking Eq. 2, and BatchNorm statistics without any training.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gearnn.compute import Compute
+from gearnn.compute import Compute, own_copy
 from gearnn.errors import BoundError, PlanError
 from gearnn.finetune import Samples, reading_ahead
-from gearnn.layers import Layer, batchnorms, statistics_of
+from gearnn.layers import Layer, batchnorms, check_finite, statistics_of
 from gearnn.problem import Problem
 
 
@@ -46,12 +45,13 @@ def last_layers(layers: Sequence[Layer], bound: int) -> list[Layer]:
     """
     chosen: set[str] = set()
     left = bound
-    for layer in reversed(layers):
+    holding = [layer for layer in layers if layer.num_weights]
+    for layer in reversed(holding):
         if layer.num_values <= left:
             chosen.add(layer.name)
             left -= layer.num_values
     if not chosen:
-        smallest = min(layer.num_values for layer in layers)
+        smallest = min((layer.num_values for layer in holding), default=0)
         raise BoundError(f"last layers: expected room for one at least, but got {bound} values; one needs {smallest}")
     return [layer for layer in layers if layer.name in chosen]
 
@@ -78,10 +78,11 @@ def reestimated(
 
     Raises:
         PlanError: the network has no running statistics to estimate.
+        CheckpointError: an estimate is NaN or infinite.
     """
     compute = compute or Compute.resolve()
     moving = statistics_of(base)
-    model = compute.place(copy.deepcopy(base)).eval()
+    model = compute.place(own_copy(base).float()).eval()
     estimating = [module for path, module in batchnorms(model) if f"{path}.running_mean" in moving]
     if not estimating:
         raise PlanError("BatchNorm statistics: expected a network with some that can move, but it has none")
@@ -105,4 +106,5 @@ def reestimated(
     for name, buffer in model.named_buffers():
         if not buffer.is_floating_point():
             buffer.copy_(counters[name])
+    check_finite(model, "BatchNorm statistics")
     return model.to("cpu").to(memory_format=torch.contiguous_format).eval()

@@ -1,6 +1,8 @@
 """Where and in which precision a network runs."""
 
-from collections.abc import Iterator
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +11,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from gearnn.errors import PlanError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -46,8 +51,34 @@ class Compute:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a network to the device, convolution weights in channels_last order."""
-        return model.to(self.device).to(memory_format=torch.channels_last)
+        """Move a network to the device in place, weights of four dimensions in channels_last order.
+
+        For networks that nobody else holds; see :meth:`lent` for all others.
+        """
+        tensors = list(_distinct(model.to(self.device)))
+        memories = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
+        for tensor in tensors:
+            if memories[tensor.untyped_storage().data_ptr()] == 1:  # what others are slices of stays where it is
+                tensor.data = self._ordered(tensor.data)
+        return model
+
+    def lent(self, model: nn.Module) -> nn.Module:
+        """A network of its own for reading somebody else's, which stays as and where it is.
+
+        Modes, flags and devices may be changed without the owner, or another thread that trains or reads
+        the same network, noticing. Weights are the owner's own memory where they already lie on the
+        device in the order of :meth:`place`, else copies; buffers are copies, because a forward pass may
+        write to them. What is tied stays tied.
+        """
+        shared: dict[int, object] = {}
+        for tensor in _distinct(model):
+            if isinstance(tensor, nn.Parameter):
+                placed = self._ordered(tensor.detach().to(self.device))
+                shared[id(tensor)] = nn.Parameter(placed, requires_grad=tensor.requires_grad)
+            else:
+                placed = self._ordered(tensor.detach().clone().to(self.device))
+                shared[id(tensor)] = placed
+        return self.place(own_copy(model, shared))  # what a module copies in a way of its own still has to move
 
     @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:
@@ -79,6 +110,37 @@ class Compute:
     def images(self, images: Tensor) -> Tensor:
         """Move frames [B, 3, H, W] to the device in channels_last order."""
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def _ordered(self, tensor: Tensor) -> Tensor:
+        """A tensor in channels_last order where it has four dimensions, the only number that there is one for."""
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn.Module:
+    """A deep copy of a network, also where a hook has left it a derived weight with its gradient's history.
+
+    Args:
+        model: stays as it is.
+        shared: ``id`` of an object -> what the copy has in its place.
+
+    Raises:
+        PlanError: it holds what cannot be copied, such as a lock or an open file.
+    """
+    memo = dict(shared or {})
+    for module in model.modules():
+        for value in vars(module).values():  # such as `weight` under torch.nn.utils.weight_norm
+            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module keeps
+        what = f"{type(error).__name__}: {error}"
+        raise PlanError(f"network: expected one that copy.deepcopy can copy, but it raised {what}") from error
+
+
+def _distinct(model: nn.Module) -> Iterator[Tensor]:
+    """Every parameter and buffer once; those that a lazy module has not made yet are left out."""
+    return (t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t))
 
 
 def _is_strided_pointwise(module: nn.Conv2d) -> bool:

@@ -17,7 +17,7 @@
     ├── GearError             a level that this gearbox has no gear for
     ├── LevelsFailedError     a run in which some levels failed; the others are registered
     ├── StoppedError          somebody asked the run to stop
-    ├── DivergedError         a fine-tune whose loss stopped being finite
+    ├── DivergedError         a fine-tune whose loss, weights or optimiser stopped being finite
     ├── SolverError           the knapsack solver did not prove its answer optimal
     ├── StoreError            stored bytes are missing or do not match their digest
     ├── ServerError           Prefect's or MLflow's server: no answer, a wrong password, too old
@@ -115,7 +115,7 @@ class StoppedError(GearNNError):
 
 
 class DivergedError(GearNNError):
-    """The loss of a fine-tune became NaN or infinite."""
+    """The loss, a weight, a statistic or the optimiser's state of a fine-tune became NaN or infinite."""
 
 
 class SolverError(GearNNError):

@@ -23,7 +23,7 @@ def evaluate(
     """Run a network over every frame and score its predictions over the whole split.
 
     Args:
-        model: the network; it is put into evaluation mode and moved to the device.
+        model: the network; it stays as and where it is, because :meth:`gearnn.compute.Compute.lent` is what runs.
         samples: frames with truth, in order; a batch holds frames of one size.
         problem: how to predict and to score.
         batch_size: frames a forward pass.
@@ -31,7 +31,7 @@ def evaluate(
         num_workers: processes that read frames ahead.
     """
     compute = compute or Compute.resolve()
-    model = compute.place(model).eval()
+    model = compute.lent(model).eval()
     score = problem.new_score()
     loader: DataLoader[Any] = DataLoader(
         samples,  # type: ignore[arg-type]

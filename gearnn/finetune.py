@@ -4,13 +4,12 @@ One loop serves the whole network and chosen layers alike. Every random choice c
 seeded by the recipe, so the same recipe gives the same weights, whatever else the process does.
 """
 
-import copy
 import hashlib
-import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,14 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from gearnn.compute import Compute
+from gearnn.compute import Compute, own_copy
 from gearnn.datasets.frames import Sample
-from gearnn.errors import DataError, DivergedError
-from gearnn.files import written_whole
-from gearnn.layers import BatchNormStatistics, Layer, batchnorms, fingerprint, statistics_of
-from gearnn.problem import Problem
+from gearnn.errors import DataError, DivergedError, PlanError
+from gearnn.job import Job, moving_statistics
+from gearnn.layers import BatchNormStatistics, Layer, check_finite
+from gearnn.problem import Problem, teaches
 from gearnn.randomness import own_stream
 from gearnn.recipe import Recipe, clip_gradients, learning_rate, make_optimizer, set_rate
+
+_LOGGER = logging.getLogger("gearnn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class FineTuned:
 
     Attributes:
         model: on the CPU, in evaluation mode; the base that went in is unchanged.
-        epoch_losses: mean training loss of every epoch.
+        epoch_losses: mean training loss of every epoch, over the batches that have truth.
     """
 
     model: nn.Module
@@ -118,50 +119,75 @@ def finetune(
         on_checkpoint: called with the file ``checkpoint`` after every epoch, to copy it to a safer place.
 
     Returns:
-        The fine-tuned network. Values outside the trained layers and statistics are bit for bit
-        those of the base.
+        The fine-tuned network, in float32 whatever the base's precision: half of it would round the change
+        away. Values outside the trained layers and statistics are those of the base, bit for bit where it is
+        float32.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss, a weight, a statistic or the optimiser's state became NaN or infinite.
         DataError: there are no frames.
+        CheckpointError: the base has NaN, infinity, or values beyond float32's range.
+        PlanError: nothing in the network, or in the layers, can learn.
     """
     if len(samples) == 0:
         raise DataError("fine-tuning: expected at least one training frame, but got none")
+    check_finite(base, "fine-tuning: base")
     compute = compute or Compute.resolve()
     learnable = {name: p.requires_grad for name, p in base.named_parameters()}
-    model = compute.place(copy.deepcopy(base))
-    moving = _moving_batchnorms(model, layers, batchnorm_statistics)
+    model = compute.place(own_copy(base).float())
+    moving = moving_statistics(model, layers, batchnorm_statistics)
     trained = _choose_weights(model, layers)
-    optimizer = make_optimizer(list(trained.values()), recipe)
-    job = _Job(model, optimizer, trained, recipe, moving, checkpoint)
+    job = Job(
+        model, make_optimizer(list(trained.values()), recipe), trained, moving,
+        recipe=recipe, compute=compute, checkpoint=checkpoint,
+        facts={"problem": problem.describe(), "num_frames": len(samples)},
+    )  # fmt: skip
     losses = job.resume()
-    steps_per_epoch = math.ceil(len(samples) / recipe.batch_size)
-    clock = _Clock(recipe, steps_per_epoch, first=len(losses) * steps_per_epoch)
+    clock = _Clock(recipe, steps_per_epoch=math.ceil(len(samples) / recipe.batch_size), epochs_done=len(losses))
     for epoch in range(len(losses), recipe.epochs):
-        job.set_mode()
-        total = 0.0
-        for step, batch in enumerate(_batches(samples, problem, recipe, epoch)):
-            rate = learning_rate(recipe, clock.step, clock.num_steps)
-            with compute.training(model), own_stream(compute.device, recipe.seed, epoch, step):
-                value = _step(job, problem, loss or problem.loss, batch, rate, compute)
-            if not math.isfinite(value):
-                raise DivergedError(
-                    f"the loss became {value} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "
-                    f"lower the learning rate"
-                )
-            total += value
-            clock.tick()
-            if on_step is not None:
-                on_step(clock.progress(epoch, value))
-        losses.append(total / steps_per_epoch)
+        batches = _batches(samples, problem, recipe, epoch)
+        losses.append(_epoch(job, problem, loss or problem.loss, batches, clock, compute, on_step))
+        job.check_finite(epoch)
         job.save(losses)
         if on_checkpoint is not None and checkpoint is not None:
             on_checkpoint(checkpoint)
     return FineTuned(model=_as_base(model, base, learnable, moving), epoch_losses=tuple(losses))
 
 
+def _epoch(
+    job: Job,
+    problem: Problem,
+    loss_of: Loss,
+    batches: Iterator[Any],
+    clock: "_Clock",
+    compute: Compute,
+    on_step: Callable[[Progress], None] | None,
+) -> float:
+    """One pass over the frames; mean loss of the batches that have truth, 0 where none has."""
+    epoch, taught = clock.epoch, []
+    job.set_mode()
+    for step, batch in enumerate(batches):
+        rate = learning_rate(job.recipe, clock.step, clock.num_steps)
+        value = 0.0
+        if teaches(problem, batch):  # else not even momentum or weight decay may move anything
+            with compute.training(job.model), own_stream(compute.device, job.recipe.seed, epoch, step):
+                value = _step(job, problem, loss_of, batch, rate, compute)
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss became {value} in epoch {epoch + 1} at step {step + 1} with learning rate {rate:g}; "
+                    f"lower the learning rate"
+                )
+            taught.append(value)
+        clock.tick()
+        if on_step is not None:
+            on_step(clock.progress(epoch, value))
+    if not taught:
+        _LOGGER.warning("epoch %d has taught nothing: no frame has truth that counts", epoch + 1)
+    return sum(taught) / max(1, len(taught))
+
+
 def _step(
-    job: "_Job",
+    job: Job,
     problem: Problem,
     loss_of: Loss,
     batch: Any,
@@ -185,21 +211,14 @@ def _choose_weights(model: nn.Module, layers: Sequence[Layer] | None) -> dict[st
     wanted = None if layers is None else {name for layer in layers for name in layer.weights}
     trained = {}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and (wanted is None or name in wanted))
-        if parameter.requires_grad:
+        chosen = parameter.requires_grad and (wanted is None or name in wanted)
+        parameter.requires_grad_(chosen)
+        if chosen and parameter.numel() > 0:
             trained[name] = parameter
+    if not trained:
+        whom = "in the network" if layers is None else f"among {len(layers)} chosen layers"
+        raise PlanError(f"fine-tuning: expected at least one weight that can learn {whom}, but all are fixed")
     return trained
-
-
-def _moving_batchnorms(
-    model: nn.Module, layers: Sequence[Layer] | None, policy: BatchNormStatistics
-) -> dict[str, nn.Module]:
-    """BatchNorm modules whose running statistics move."""
-    if policy == "frozen":
-        return {}
-    chosen = layers is not None and policy == "selected"
-    carried = {name for layer in layers or () for name in layer.statistics} if chosen else set(statistics_of(model))
-    return {path: module for path, module in batchnorms(model) if f"{path}.running_mean" in carried}
 
 
 def reading_ahead(num_workers: int) -> dict[str, Any]:
@@ -241,86 +260,48 @@ def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> 
     )
 
 
-def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool], moving: dict[str, nn.Module]) -> nn.Module:
+def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool], moving: frozenset[str]) -> nn.Module:
     """Back on the CPU, with the memory order, flags and buffers of the base it came from.
 
     Of the buffers only running statistics that were to move stay moved: counters take no part in
-    inference, and what else a network keeps while it trains would be no part of an adaptor.
+    inference, and what else a network keeps while it trains would be no part of an adaptor, so it is
+    put back, which is logged.
     """
     model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learnable[name])
         parameter.grad = None
-    before = dict(base.named_buffers(remove_duplicate=False))
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        if not (buffer.is_floating_point() and name.rpartition(".")[0] in moving):
-            buffer.copy_(before[name])
+    before, put_back = dict(base.named_buffers(remove_duplicate=False)), []
+    with torch.no_grad():
+        for name, buffer in model.named_buffers(remove_duplicate=False):
+            if name in moving:
+                continue
+            old = before[name].detach().to("cpu", buffer.dtype)
+            if buffer.is_floating_point() and not torch.equal(buffer, old):
+                put_back.append(name)
+            buffer.copy_(old)
+    if put_back:
+        _LOGGER.warning(
+            "%s moved while training and %s as in the base again, because an adaptor holds weights only: the result "
+            "is not quite what was trained", ", ".join(put_back), "is" if len(put_back) == 1 else "are",
+        )  # fmt: skip
     return model
-
-
-class _Job:
-    """A fine-tune under way: its training mode and its checkpoint file."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        trained: dict[str, nn.Parameter],
-        recipe: Recipe,
-        moving: dict[str, nn.Module],
-        checkpoint: Path | None,
-    ) -> None:
-        self.model, self.optimizer, self.recipe = model, optimizer, recipe
-        self.moving, self.checkpoint = moving, checkpoint
-        self.tensors: dict[str, Tensor] = {name: p.data for name, p in trained.items()}
-        self.tensors |= {f"{path}.{n}": b for path, module in moving.items() for n, b in module.named_buffers()}
-        start = fingerprint(model) if checkpoint is not None else ""
-        identity = {"base": start, "recipe": asdict(recipe), "tensors": sorted(self.tensors)}
-        self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    def set_mode(self) -> None:
-        """Training mode, but running statistics move only where the policy says so."""
-        self.model.train()
-        for path, module in batchnorms(self.model):
-            module.train(path in self.moving)
-
-    def resume(self) -> list[float]:
-        """Take up the state of an earlier run of the same job; mean losses of its epochs."""
-        if self.checkpoint is None or not self.checkpoint.is_file():
-            return []
-        try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        except Exception:  # a damaged checkpoint only costs the epochs that it held
-            return []
-        if state.get("identity") != self.identity:
-            return []
-        for name, tensor in self.tensors.items():
-            tensor.copy_(state["tensors"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        return list(state["losses"])
-
-    def save(self, losses: list[float]) -> None:
-        """Keep the state after an epoch; a crash while writing leaves the earlier one whole."""
-        if self.checkpoint is None:
-            return
-        state = {
-            "identity": self.identity,
-            "tensors": self.tensors,
-            "optimizer": self.optimizer.state_dict(),
-            "losses": losses,
-        }
-        with written_whole(self.checkpoint) as file:
-            torch.save(state, file)
 
 
 class _Clock:
     """Counts steps and estimates the time left from those of this process."""
 
-    def __init__(self, recipe: Recipe, steps_per_epoch: int, first: int) -> None:
+    def __init__(self, recipe: Recipe, steps_per_epoch: int, epochs_done: int) -> None:
         self.num_epochs = recipe.epochs
+        self.steps_per_epoch = steps_per_epoch
         self.num_steps = recipe.epochs * steps_per_epoch
-        self.first = self.step = first
+        self.first = self.step = epochs_done * steps_per_epoch
         self.started = time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // self.steps_per_epoch
 
     def tick(self) -> None:
         self.step += 1

@@ -8,20 +8,20 @@ YCbCr (BT.601, full range); the whole frame as one block is the option.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gearnn.compute import Compute
 from gearnn.errors import DataError, PlanError
 from gearnn.finetune import Samples
 from gearnn.layers import batchnorms
-from gearnn.problem import Differentiable, Problem
+from gearnn.problem import Differentiable, Problem, teaches
 from gearnn.randomness import own_stream
 
 BLOCK = 8
@@ -96,9 +96,10 @@ def frequency_response(
     """Mean absolute gradient of the loss for every DCT coefficient.
 
     Args:
-        model: the network, in evaluation mode; where the problem has its loss in training mode only, as
-            torchvision's detectors do, layers that draw numbers or move statistics are switched off.
-        samples: undistorted frames with truth.
+        model: the network, asked in evaluation mode; where the problem has its loss in training mode only, as
+            torchvision's detectors do, layers that draw numbers or move statistics are switched off. It stays as
+            and where it is, and others may train or read it meanwhile.
+        samples: undistorted frames with truth; those without any are left out of the mean.
         problem: its loss is differentiated; it must be :class:`gearnn.problem.Differentiable`.
         block: side of the blocks in pixels. What the last whole block leaves over at the right and the
             lower edge stays as it is, and is not asked about. None takes the frame as one block.
@@ -111,7 +112,7 @@ def frequency_response(
 
     Raises:
         PlanError: the problem cannot be differentiated to its pixels.
-        DataError: no frames; or frames of several sizes as one block, or smaller than a block.
+        DataError: no frames, or none with truth; or frames of several sizes as one block, or smaller than a block.
     """
     if not isinstance(problem, Differentiable):
         raise PlanError(
@@ -123,20 +124,19 @@ def frequency_response(
     compute = compute or Compute.resolve()
     indices = evenly_spread(len(samples), num_frames)
     total: np.ndarray | None = None
-    with _quiet(compute.place(model), problem.loss_needs_training) as quiet, _fixed_weights(quiet):
-        for done, index in enumerate(indices, start=1):
-            batch = problem.to(problem.collate([samples[index]]), compute)
-            gradients = _gradients(quiet, problem, batch, block, compute)
-            if total is not None and total.shape != gradients.shape:
-                raise DataError(
-                    f"frequency response: expected frames of one size where the whole frame is one block, but got "
-                    f"{total.shape[2]}x{total.shape[1]} and {gradients.shape[2]}x{gradients.shape[1]}; take blocks of 8"
-                )
-            total = gradients if total is None else total + gradients
-            if on_frame is not None:
-                on_frame(done, len(indices))
-    assert total is not None, "there is at least one frame"
-    return total / len(indices)
+    quiet = _quiet(compute.lent(model), problem.loss_needs_training)
+    asked = 0
+    for done, index in enumerate(indices, start=1):
+        batch = problem.collate([samples[index]])
+        if teaches(problem, batch):
+            gradients = _gradients(quiet, problem, problem.to(batch, compute), block, compute)
+            total = gradients if total is None else _added(total, gradients)
+            asked += 1
+        if on_frame is not None:
+            on_frame(done, len(indices))
+    if total is None:
+        raise DataError(f"frequency response: expected truth in at least one of {len(indices)} frames, but got none")
+    return total / asked
 
 
 def closeness(base: np.ndarray, full: np.ndarray, partial: np.ndarray) -> float:
@@ -198,34 +198,25 @@ def _gradients(
     return averaged
 
 
-@contextmanager
-def _quiet(model: nn.Module, needs_training: bool) -> Iterator[nn.Module]:
-    """The network in the mode in which it gives losses, but with statistics that stay and nothing that draws."""
-    modes = {module: module.training for module in model.modules()}
-    model.train(needs_training)
+def _added(total: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    if total.shape != gradients.shape:
+        raise DataError(
+            f"frequency response: expected frames of one size where the whole frame is one block, but got "
+            f"{total.shape[2]}x{total.shape[1]} and {gradients.shape[2]}x{gradients.shape[1]}; take blocks of 8"
+        )
+    added: np.ndarray = total + gradients
+    return added
+
+
+def _quiet(model: nn.Module, needs_training: bool) -> nn.Module:
+    """A network of our own, set to give losses, but with statistics that stay, nothing that draws, fixed weights."""
+    model.train(needs_training).requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, _DropoutNd | _SpectralNorm) or type(module).__name__ in ("DropPath", "StochasticDepth"):
+            module.eval()
     for _, module in batchnorms(model):
         module.eval()
-    for module in model.modules():
-        if isinstance(module, _DropoutNd) or type(module).__name__ in ("DropPath", "StochasticDepth"):
-            module.eval()
-    try:
-        yield model
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-@contextmanager
-def _fixed_weights(model: nn.Module) -> Iterator[None]:
-    """No gradients of weights, which nobody asks for here."""
-    learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in learnable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learnable:
-            parameter.requires_grad_(True)
+    return model
 
 
 def _blocked(planes: Tensor, rows: int, columns: int) -> Tensor:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from gearnn.errors import CheckpointError
+
 Granularity = Literal["layer", "tensor"]
 """``layer``: a module that owns tensors is one item; ``tensor``: every parameter is an item of its own."""
 
 BatchNormStatistics = Literal["frozen", "selected", "all"]
 """Which running statistics move during fine-tuning and belong to an adaptor: none, those of selected
 layers, or all."""
+
+_WEIGHING = ("weight", "bias", "running_mean", "running_var")  # buffers of FrozenBatchNorm, statistics
 
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 BATCHNORM_POLICIES: tuple[str, ...] = get_args(BatchNormStatistics)
@@ -54,8 +58,10 @@ def layers_of(
     """The layers of a network that could be adapted, in the order of its modules.
 
     Modules of every kind that own learnable weights are candidates, those that own bare parameters too.
-    Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are none. A
-    tensor that several modules share (tied weights) belongs to the first of them and counts once.
+    Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are none. A tensor
+    that several modules share (tied weights, tied statistics) belongs to the first of them and counts once.
+    A module whose parameters hold no values (``torch.empty(0)``, which only marks a device) is a layer of size
+    0: Eq. 1 gives it 0, and Eq. 2 never chooses it.
 
     Args:
         model: the base; ``requires_grad`` says which parameters are learnable.
@@ -70,7 +76,8 @@ def layers_of(
         seen.update(id(p) for _, p in owned)
         if not owned:
             continue
-        statistics = _running_statistics(path, module)
+        statistics = {n: t for n, t in _running_statistics(path, module).items() if id(t) not in seen}
+        seen.update(map(id, statistics.values()))
         groups = [owned] if granularity == "layer" else [[one] for one in owned]
         for index, group in enumerate(groups):
             carried = statistics if index == 0 else {}
@@ -104,8 +111,12 @@ def aliases(model: nn.Module) -> dict[str, list[str]]:
 
 
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
-    """Running statistics of every BatchNorm layer that can learn: name -> float tensor [channels]."""
-    return {name: t for path, module in model.named_modules() for name, t in _running_statistics(path, module).items()}
+    """Running statistics of every BatchNorm layer that can learn, each once: name -> float tensor [channels]."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for path, module in model.named_modules():
+        for name, tensor in _running_statistics(path, module).items():
+            found.setdefault(id(tensor), (name, tensor))
+    return dict(found.values())
 
 
 def charged_once(model: nn.Module, batchnorm_statistics: BatchNormStatistics) -> int:
@@ -130,14 +141,62 @@ def fingerprint(model: nn.Module) -> str:
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        CheckpointError: a value is NaN, infinite, or of float64 and beyond float32's range; see :func:`unusable`.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         if isinstance(tensor, Tensor) and tensor.is_floating_point():  # some modules keep other things in their state
             values = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+            if why := unusable(name, tensor, values):
+                raise CheckpointError(f"network: expected finite values that fit float32, but {name} has {why}")
             digest.update(f"{name}{list(values.shape)}".encode())
             digest.update(values.numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+def unusable(name: str, tensor: Tensor, as_float32: Tensor | None = None) -> str:
+    """What is wrong with the values of a network's tensor, for people; nothing where they can be used.
+
+    Values must be finite as float32, in which adaptors keep them and fingerprints read them. Of buffers
+    negative infinity is allowed, which masks of attention are made of, but not in fixed weights and statistics.
+
+    Args:
+        name: in the network.
+        tensor: of any dtype; as it stands in the network, because parameters and buffers differ.
+        as_float32: the same values as float32, where the caller has them already.
+
+    >>> unusable("a", torch.tensor([1.0, float("nan")])), unusable("b", torch.tensor([1e39], dtype=torch.float64))
+    ('NaN', "a value beyond float32's range")
+    """
+    if not tensor.is_floating_point():
+        return ""
+    given = tensor.detach()
+    values = given.float() if as_float32 is None else as_float32
+    if bool(torch.isfinite(values).all()):
+        return ""
+    if bool(values.isnan().any()):
+        return "NaN"
+    if given.dtype == torch.float64 and bool((values.isinf() & given.isfinite().to(values.device)).any()):
+        return "a value beyond float32's range"
+    weighs = isinstance(tensor, nn.Parameter) or name.rpartition(".")[2] in _WEIGHING
+    return "infinity" if weighs or bool(values.isposinf().any()) else ""
+
+
+def check_finite(model: nn.Module, what: str) -> None:
+    """Make sure that a network can be fine-tuned from, adapted and told from others.
+
+    Args:
+        model: with all of its parameters and buffers.
+        what: how to call it.
+
+    Raises:
+        CheckpointError: a value is NaN, infinite, or of float64 and beyond float32's range.
+    """
+    for name, tensor in stored_tensors(model).items():
+        if why := unusable(name, tensor):
+            raise CheckpointError(f"{what}: expected finite values that fit float32, but {name} has {why}")
 
 
 def batchnorms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -49,7 +49,7 @@ def distilled_loss(problem: Problem, teacher: nn.Module, *, share: float, comput
 
     Args:
         problem: of the base; it must classify.
-        teacher: its predictions are what to come close to; it is moved to the device.
+        teacher: its predictions are what to come close to; it stays as and where it is.
         share: of the teacher in the loss, 0 to 1.
         compute: device and precision.
 
@@ -57,7 +57,7 @@ def distilled_loss(problem: Problem, teacher: nn.Module, *, share: float, comput
         PlanError: the problem does not classify.
     """
     classifying = _classifying(problem, "distillation")
-    frozen = compute.place(teacher).eval()
+    frozen = compute.lent(teacher).eval()
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         own, logits, counted = _loss_and_logits(classifying, model, batch)
@@ -111,7 +111,7 @@ class _Replayed(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
-    """Mean of -sum_c softmax(wanted)_c * log softmax(logits)_c over counted places.
+    """Mean of -sum_c softmax(wanted)_c * log softmax(logits)_c over counted places; 0 where none counts.
 
     Args:
         logits: [B, C, ...].
@@ -119,4 +119,4 @@ def _cross_entropy(logits: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
         counted: bool [B, ...].
     """
     each = -(wanted.float().softmax(dim=1) * logits.float().log_softmax(dim=1)).sum(dim=1)
-    return each[counted].mean() if bool(counted.any()) else each.sum() * 0.0
+    return each[counted].mean() if bool(counted.any()) else each[counted].sum()  # of nothing: exactly 0

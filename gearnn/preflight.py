@@ -1,6 +1,5 @@
 """What can be known of a plan before anything is trained: a network, sizes, levels, or a bound that do not fit."""
 
-import copy
 import json
 import platform
 import shutil
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gearnn.compute import Compute
+from gearnn.compute import Compute, own_copy
 from gearnn.datasets import DistortedDataset, FrameDataset, Sample
 from gearnn.distortions import decode
 from gearnn.errors import BoundError, InputError, PlanError, StoreError
@@ -111,7 +110,7 @@ def check_network(plan: Plan) -> None:
     first = _sample(dataset, 0)
     with foreign_code(f"base {plan.base.network}: expected it to run on frame {first.name}, but it raised"):
         _check_description(problem)
-        model = compute.place(copy.deepcopy(network))
+        model = compute.place(own_copy(network))
         for image in _received(plan, dataset):
             _try_predicting(model, problem, Sample(image=image, target=first.target, name=first.name), compute)
         _try_learning(model, problem, plan, dataset, compute)
@@ -174,10 +173,11 @@ def check_bound(plan: Plan, base: nn.Module) -> None:
         BoundError: none does.
     """
     policy = plan.bound.batchnorm_statistics
-    if not layers_of(base):
+    if not any(layer.num_weights for layer in layers_of(base)):
         raise PlanError(f"base {plan.base.network}: expected at least one learnable tensor, but all are fixed")
     room = plan.bound.in_values(model_size(base)) - charged_once(base, policy)
-    smallest = min(layers_of(base, plan.bound.granularity, policy), key=lambda layer: layer.num_values)
+    layers = [layer for layer in layers_of(base, plan.bound.granularity, policy) if layer.num_weights]
+    smallest = min(layers, key=lambda layer: layer.num_values)
     if smallest.num_values > room:
         raise BoundError(
             f"plan: bound: expected room for at least one layer, but got {max(room, 0)} values; "

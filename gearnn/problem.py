@@ -27,6 +27,7 @@ __all__ = [
     "Differentiable",
     "Drawable",
     "InstanceSegmentation",
+    "PartlyLabelled",
     "Problem",
     "Score",
     "SemanticSegmentation",
@@ -34,6 +35,7 @@ __all__ = [
     "problem_class",
     "problem_names",
     "restore_problem",
+    "teaches",
 ]
 
 _OWN: dict[str, type] = {
@@ -152,12 +154,29 @@ class Classifying(Differentiable, Protocol):
 
 
 @runtime_checkable
+class PartlyLabelled(Problem, Protocol):
+    """A problem of which a whole batch may be without truth, such as frames of nothing but void pixels.
+
+    Such a batch has a loss of exactly 0 and teaches nothing: a fine-tune takes no step on it.
+    """
+
+    def teaches(self, batch: Any) -> bool:
+        """Whether a batch, on any device, has truth to learn from."""
+        ...
+
+
+@runtime_checkable
 class Drawable(Problem, Protocol):
     """A problem whose predictions and truths can be drawn over a frame."""
 
     def draw(self, frame: np.ndarray, shown: Any) -> np.ndarray:
         """A frame, uint8 [h, w, 3], with a prediction or a truth over it, at the truth's size; uint8 [H, W, 3]."""
         ...
+
+
+def teaches(problem: Problem, batch: Any) -> bool:
+    """Whether a batch has truth to learn from; all have, unless the problem is :class:`PartlyLabelled`."""
+    return not isinstance(problem, PartlyLabelled) or problem.teaches(batch)
 
 
 _METHODS = ("describe", "flip", "collate", "to", "loss", "predict", "truths", "new_score", "answer")

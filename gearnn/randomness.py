@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from threading import Lock
+from threading import Lock, RLock, local
 from typing import Any
 
 import torch
@@ -17,29 +17,56 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gearnn.errors import PlanError
 
 _GLOBAL_GENERATOR = Lock()
+_TURNS: dict[str, Any] = {}
+_SEEDED = local()
 
 
 @contextmanager
 def own_stream(device: torch.device, *key: object) -> Iterator[None]:
-    """A context in which this thread's operators draw from a stream that a key determines.
+    """A context in which this thread's operators draw from streams that a key determines.
 
-    On a CPU the stream is this thread's alone. Other devices have one generator for all threads, which
-    is seeded, so that results repeat where one fine-tune runs at a time, as is the default on a GPU.
+    On a CPU the stream is this thread's alone, and the default generator stays as it is. Another device has
+    one generator for all threads: it is seeded, alone among all devices, and gets its state back at the end.
+    Threads that draw on the same device therefore take turns; results repeat, whatever runs beside.
 
     Args:
-        device: where the network runs.
+        device: where the network runs; draws that it makes on the CPU are covered as well.
         key: what tells streams apart, such as the seed, the epoch and the step.
 
     Raises:
-        PlanError: on a CPU, numbers are drawn in a backward pass, as activation checkpointing does.
+        PlanError: numbers are drawn on the CPU in a backward pass, as activation checkpointing does.
     """
     seed = int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest()[:6], "big")
-    if device.type == "cpu":
-        with _OwnStream(torch.Generator().manual_seed(seed)):
-            yield
+    with _OwnStream(torch.Generator().manual_seed(seed)), _seeded(device, seed):
+        yield
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """The device's default generator at a seed, and afterwards as it was; nothing on a CPU."""
+    if device.type in ("cpu", "meta"):
+        yield
         return
-    torch.manual_seed(seed)
-    yield
+    generator, turn = _generator_of(device)
+    with turn:
+        before = generator.get_state()
+        try:
+            generator.manual_seed(seed)
+            yield
+        finally:
+            generator.set_state(before)
+
+
+def _generator_of(device: torch.device) -> tuple[torch.Generator, Any]:
+    """The default generator of one device, and the lock of those who draw from it."""
+    module = torch.get_device_module(device)
+    if device.type == "mps":
+        generator = module._get_default_mps_generator()
+    else:
+        module.init()  # before that there are no generators
+        generator = module.default_generators[module.current_device() if device.index is None else device.index]
+    with _GLOBAL_GENERATOR:
+        return generator, _TURNS.setdefault(str(generator.device), RLock())
 
 
 class _OwnStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -55,7 +82,7 @@ class _OwnStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not _draws(func):  # nearly always, so this comes first and costs least
             return func(*args, **kwargs) if kwargs else func(*args)
         options = dict(kwargs or {})
-        if options.get("generator") is not None or not _runs_on_cpu(args, options):
+        if options.get("generator") is not None or getattr(_SEEDED, "here", False) or not _runs_on_cpu(args, options):
             return func(*args, **options)
         if torch._C._current_graph_task_id() != -1:  # inside of a backward pass
             raise PlanError(
@@ -72,10 +99,12 @@ class _OwnStream(TorchDispatchMode):  # type: ignore[no-untyped-call]
         seed = int(torch.randint(2**62, (), generator=self.generator))
         with _GLOBAL_GENERATOR:
             before = torch.get_rng_state()
+            _SEEDED.here = True  # a stream around this one must not seed it again
             try:
                 torch.default_generator.manual_seed(seed)
                 return func(*args, **options)
             finally:
+                _SEEDED.here = False
                 torch.set_rng_state(before)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gearnn.errors import CheckpointError
-from gearnn.layers import BatchNormStatistics, Granularity, layers_of
+from gearnn.layers import BatchNormStatistics, Granularity, layers_of, unusable
 from gearnn.tables import read_parquet, schema_of, write_parquet
 
 CHANGE_THRESHOLD = 2e-4
@@ -53,7 +53,7 @@ def weight_change(
         One row a layer with the columns of ``SCHEMA``, in the order of the base's modules.
 
     Raises:
-        CheckpointError: the networks do not have the same weights.
+        CheckpointError: the networks do not have the same weights, or one is NaN or infinite.
     """
     layers = layers_of(base, granularity, batchnorm_statistics)
     before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
@@ -67,12 +67,12 @@ def weight_change(
                 "kind": layer.kind,
                 "num_values": layer.num_values,
                 "num_weights": layer.num_weights,
-                "sensitivity": change.mean().item(),
-                "max_change": change.max().item(),
-                "share_changed": (change > CHANGE_THRESHOLD).double().mean().item(),
+                "sensitivity": _mean(change),
+                "max_change": change.max().item() if len(change) else 0.0,
+                "share_changed": _mean((change > CHANGE_THRESHOLD).double()),
                 "sensitivity_pristine": float("nan")
                 if control is None
-                else _absolute_change(before, control, layer.weights).mean().item(),
+                else _mean(_absolute_change(before, control, layer.weights)),
             }
         )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -118,9 +118,21 @@ def _absolute_change(
     before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], names: tuple[str, ...]
 ) -> torch.Tensor:
     """|p_j - f_q(p_j)| of the named tensors, one float64 vector."""
-    for name in names:
-        if name not in after or after[name].shape != before[name].shape:
-            raise CheckpointError(f"expected the fine-tuned network to have {name} {list(before[name].shape)}")
-    return torch.cat(
-        [(before[n].detach().cpu().double() - after[n].detach().cpu().double()).abs().flatten() for n in names]
-    )
+    return torch.cat([_change_of_one(name, before[name], after.get(name)) for name in names])
+
+
+def _change_of_one(name: str, before: torch.Tensor, after: torch.Tensor | None) -> torch.Tensor:
+    if after is None or after.shape != before.shape:
+        raise CheckpointError(f"expected the fine-tuned network to have {name} {list(before.shape)}")
+    for whose, tensor in (("base", before), ("fine-tuned network", after)):
+        if why := unusable(name, tensor):
+            raise CheckpointError(f"{whose}: expected finite values that fit float32, but {name} has {why}")
+    old, new = before.detach().cpu(), after.detach().cpu()
+    if old.dtype != new.dtype:  # a base of another precision was trained in float32, from its values in float32 on
+        old, new = old.float(), new.float()
+    return (old.double() - new.double()).abs().flatten()
+
+
+def _mean(values: torch.Tensor) -> float:
+    """The mean, of no values 0."""
+    return values.mean().item() if len(values) else 0.0

@@ -55,7 +55,7 @@ def _reads(plan: Plan, data: Data) -> dict[str, Any]:
     }
 
 
-@step(version=1, reads=_reads, label="base")
+@step(version=2, reads=_reads, label="base")
 def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
     """Put the base into the store.
 

@@ -64,6 +64,6 @@ def _pictures(
     pictures = {"frame": frame, "truth": problem.draw(frame, problem.truths(batch)[0])}
     for name, network in networks.items():
         with compute.autocast():
-            prediction = problem.predict(compute.place(network).eval(), batch)[0]
+            prediction = problem.predict(compute.lent(network).eval(), batch)[0]
         pictures[name] = problem.draw(frame, prediction)
     return pictures

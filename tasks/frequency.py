@@ -44,7 +44,7 @@ def _digest(trained: Network | AdaptorFile | None) -> str | None:
     return (trained.weights if isinstance(trained, Network) else trained.file).sha256
 
 
-@step(version=1, reads=_reads, label="frequency response of {solution} {level}", computes=True)
+@step(version=2, reads=_reads, label="frequency response of {solution} {level}", computes=True)
 def measure_frequency(
     plan: Plan, base: Base, data: Data, solution: str, level: str, trained: Network | AdaptorFile | None, block: int
 ) -> FrequencyMap:

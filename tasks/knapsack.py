@@ -16,7 +16,7 @@ def _reads(plan: Plan, base: Base, table: Table) -> dict[str, Any]:
     return {"table": table.parquet.sha256, "bound": plan.bound.in_values(base.num_values)}
 
 
-@step(version=1, reads=_reads, label="knapsack {table.level}")
+@step(version=2, reads=_reads, label="knapsack {table.level}")
 def choose_layers(plan: Plan, base: Base, table: Table) -> Selection:
     """Solve Eq. 2 for one level.
 

@@ -56,6 +56,8 @@ def all_figures(score: Score, role: str) -> dict[str, float]:
 
 def _kept(row: Row) -> str:
     base, adaptor = (row.scores[solution].values[words.TEST] for solution in (words.BASE, words.ADAPTOR))
+    if math.isnan(adaptor + base):
+        return "no truth"
     if adaptor < base:
         return "worse than the base"
     kept = kept_share(row)
@@ -71,8 +73,8 @@ def markdown(cells: Sequence[Sequence[str]]) -> str:
 
 def accuracy_cells(scores: Sequence[Score]) -> list[tuple[str, ...]]:
     """Every figure of some solutions on the test split, headings first."""
-    first = all_figures(scores[0], words.TEST)
-    primary, *others = first
+    primary = scores[0].figure
+    others = [name for name in all_figures(scores[0], words.TEST) if name != primary]
     heading = (f"{words.title(primary)} (test)", "95 % interval over frames", *map(words.title, others))
     cells: list[tuple[str, ...]] = [("solution", *heading)]
     for score in scores:

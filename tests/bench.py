@@ -28,7 +28,8 @@ from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, open_split
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import Received, Reference, encode, h264, kind_of, sense, video
-from gearnn.finetune import _choose_weights, _Job, _step, finetune
+from gearnn.finetune import _choose_weights, _step, finetune
+from gearnn.job import Job
 from gearnn.layers import Layer
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.models import load_model
@@ -419,7 +420,10 @@ class _Steps:
         self.model = self.compute.place(copy.deepcopy(base))
         trained = _choose_weights(self.model, layers)
         optimizer = make_optimizer(list(trained.values()), Recipe())
-        self.job = _Job(self.model, optimizer, trained, Recipe(), {}, None)
+        self.job = Job(
+            self.model, optimizer, trained, frozenset(),
+            recipe=Recipe(), compute=self.compute, checkpoint=None, facts={},
+        )  # fmt: skip
         self.job.set_mode()
         generator = torch.Generator().manual_seed(0)
         self.batch = Batch(

@@ -19,7 +19,8 @@ from gearnn.compute import Compute
 from gearnn.datasets import Camera, Sample, open_split, with_truth
 from gearnn.datasets.streets import Streets
 from gearnn.evaluate import evaluate
-from gearnn.finetune import _Job, _step
+from gearnn.finetune import _step
+from gearnn.job import Job
 from gearnn.models import build_model
 from gearnn.problem import InstanceSegmentation
 from gearnn.problems.instances import Frames
@@ -37,7 +38,8 @@ def steps() -> list[Callable[[], None]]:
     batch = _PROBLEM.to(_PROBLEM.collate(_samples(2)), compute)
     recipe = Recipe(lr=1e-9)
     learnable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    job = _Job(model, make_optimizer(list(learnable.values()), recipe), learnable, recipe, {}, None)
+    optimizer = make_optimizer(list(learnable.values()), recipe)
+    job = Job(model, optimizer, learnable, frozenset(), recipe=recipe, compute=compute, checkpoint=None, facts={})
     bare_optimizer = _optimizer(theirs)
     targets = _targets(batch)
     model.train(), theirs.train()

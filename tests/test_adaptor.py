@@ -174,3 +174,121 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path, metadata={"gearnn.adaptor": '{"format_version": "9"}'})
     with pytest.raises(AdaptorError, match="expected format 1, but got '9'"):
         Adaptor.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "what"),
+    [
+        (float("nan"), torch.float32, "NaN"),
+        (float("-inf"), torch.float32, "infinity"),
+        (1e39, torch.float64, "a value beyond float32's range"),
+    ],
+)
+def test_values_that_no_adaptor_can_hold_are_refused(
+    tiny: nn.Module, value: float, dtype: torch.dtype, what: str
+) -> None:
+    tuned, layers = tune(tiny.to(dtype), ["head"])
+    with torch.no_grad():
+        tuned.head.bias[1] = value  # type: ignore[union-attr, operator, index]
+    with pytest.raises(AdaptorError, match=rf"of finite values that fit float32, but head.bias has {what}"):
+        Adaptor.extract(tiny, tuned, layers, "jpeg:quality=10")
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_an_adaptor_that_is_not_finite_can_be_neither_made_nor_read(
+    adaptor: Adaptor, tmp_path: Path, value: float, what: str
+) -> None:
+    bad = torch.full_like(adaptor.tensors["bn.weight"], value)
+    with pytest.raises(
+        AdaptorError, match=f"^adaptor jpeg:quality=10: expected finite values, but bn.weight has {what}"
+    ):
+        replace(adaptor, tensors={**adaptor.tensors, "bn.weight": bad})
+    path = tmp_path / "a.safetensors"
+    adaptor.save(path)
+    rewrite(path, bn__weight=bad)
+    with pytest.raises(AdaptorError, match=rf"^adaptor {path}: expected finite values, but bn.weight has {what}"):
+        Adaptor.load(path)
+
+
+def with_header(adaptor: Adaptor, path: Path, text: str) -> Path:
+    save_file(dict(adaptor.tensors), path, metadata={"gearnn.adaptor": text})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bound": 52}, "expected at most 52 values, but its layers hold 53"),
+        ({"bound": -5}, "expected its bound as a number of values, at least 0, but got -5"),
+        ({"bound": 60.0}, "expected its bound as a number of values, at least 0, but got 60.0"),
+        ({"bound": True}, "expected its bound as a number"),
+        ({"bound": "60"}, "expected its bound as a number"),
+        ({"bound": float("inf")}, "expected its bound as a number"),
+        ({"bound": 10**4000}, "but got a number of many digits"),
+        ({"bound": None}, "its header is incomplete: bound is missing"),
+        ({"layers": "bn"}, "expected its layers as a list of names, but got 'bn'"),
+        ({"layers": [1, 2]}, "expected its layers as a list of names"),
+        ({"layers": ["bn", ""]}, "expected its layers as a list of names"),
+        ({"layers": ["bn", "bn", "head"]}, "expected every layer once, but bn is repeated"),
+        ({"layers": ["bn", "head", "conv"]}, "expected at least one tensor of layer conv, but got none"),
+        ({"layers": ["bn"]}, "expected tensors of its layers only, but head.bias belongs to none of them"),
+        ({"level": ["jpeg:quality=10"]}, "expected its level as text"),
+        ({"level": "fog:density=1"}, "unknown distortion 'fog'"),
+        ({"base_fingerprint": "0" * 63}, "expected its base's fingerprint of 64 hexadecimal digits"),
+        ({"base_fingerprint": None}, "base_fingerprint is missing"),
+        ({"batchnorm_statistics": "some"}, "unknown BatchNorm policy 'some'; expected one of frozen"),
+        ({"notes": ["ab"]}, "expected its notes as texts by name"),
+        ({"notes": {"data": 1}}, "expected its notes as texts by name"),
+        ({"calibration": 5}, "expected its calibration as a list, but got 5"),
+        ({"calibration": [{"features": ["one"], "mean": [10**400], "covariance": [[1]]}]}, "its header is incomplete"),
+        ({"tensors": 5}, "its header lists no tensors"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(
+    adaptor: Adaptor, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    adaptor.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["gearnn.adaptor"]) | changes
+    with pytest.raises(AdaptorError, match=message):
+        Adaptor.load(with_header(adaptor, tmp_path / "b.safetensors", json.dumps(header)))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"bound": ' + "9" * 5000 + "}", "{"])
+def test_a_header_that_is_no_json_of_ours_is_refused(adaptor: Adaptor, tmp_path: Path, text: str) -> None:
+    with pytest.raises(AdaptorError, match="expected a header of JSON"):
+        Adaptor.load(with_header(adaptor, tmp_path / "b.safetensors", text))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_base_of_another_precision_is_compared_in_float32(tiny: nn.Module, dtype: torch.dtype) -> None:
+    base = tiny.to(dtype)
+    tuned, layers = tune(copy.deepcopy(base).float(), ["head"])
+    assert Adaptor.extract(base, tuned, layers, "jpeg:quality=10").layers == ("head",)
+    with torch.no_grad():
+        tuned.conv.bias[0] += 1e-6  # type: ignore[union-attr, operator, index]
+    with pytest.raises(AdaptorError, match=r"expected conv.bias to be as in the base"):
+        Adaptor.extract(base, tuned, layers, "jpeg:quality=10")
+
+
+def test_a_base_in_half_precision_refuses_changes_that_it_would_round_away(
+    tiny: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tiny.to(torch.bfloat16)
+    tuned, layers = copy.deepcopy(base).float(), named(layers_of(base), ["head"])
+    with torch.no_grad():
+        tuned.head.weight += 1e-6  # type: ignore[union-attr, operator]
+    with pytest.raises(AdaptorError, match=r"expected a base in float32, .* nothing would be left of the adaptor"):
+        Adaptor.extract(base, tuned, layers, "jpeg:quality=10").apply(base)
+    with torch.no_grad():
+        tuned.head.weight[:3] += 0.5  # type: ignore[union-attr, operator, index]
+    Adaptor.extract(base, tuned, layers, "jpeg:quality=10").apply(base)
+    assert "an adaptor loses 67 % of its changes in a base of half precision" in caplog.text
+    with torch.no_grad():
+        tuned.head.weight[0] = 1e5  # type: ignore[union-attr, operator, index]
+    half = tiny.half()
+    tuned = copy.deepcopy(half).float()
+    with torch.no_grad():
+        tuned.head.weight[0] = 1e5  # type: ignore[union-attr, operator, index]
+    with pytest.raises(AdaptorError, match=r"torch.float16 cannot hold the values of head.weight"):
+        Adaptor.extract(half, tuned, layers, "jpeg:quality=10").apply(half)

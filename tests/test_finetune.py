@@ -1,18 +1,24 @@
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from gearnn.adaptor import Adaptor
 from gearnn.compute import Compute
-from gearnn.datasets import DistortedDataset
-from gearnn.errors import DataError, DivergedError
+from gearnn.datasets import DistortedDataset, Sample
+from gearnn.errors import CheckpointError, DataError, DivergedError, PlanError
 from gearnn.finetune import Progress, finetune
 from gearnn.layers import fingerprint, layers_of, named
+from gearnn.objectives import stability_loss
 from gearnn.problem import SemanticSegmentation
+from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, learning_rate
+from gearnn.sensitivity import weight_change
 
 RECIPE = Recipe(epochs=3, batch_size=4, lr=0.01)
 Run = Callable[..., nn.Module]
@@ -168,3 +174,250 @@ def test_one_step_is_the_textbook_update(
         if parameter.requires_grad:
             expected = parameter.detach() - 0.1 * parameter.grad
             assert torch.allclose(tuned.get_parameter(name), expected, atol=1e-6), name
+
+
+class Passing(nn.Module):
+    """A head on the mean of a frame's pixels, after a part that a test is about."""
+
+    stride = 1
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part, self.head = part, nn.Conv2d(4, 9, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.part(x))
+
+
+class InfiniteSlope(nn.Module):
+    """A convolution with a root of 0 beside it, whose gradient is infinite from a step on."""
+
+    def __init__(self, healthy: int) -> None:
+        super().__init__()
+        self.conv, self.left = nn.Conv2d(3, 4, 1), healthy
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if self.training:
+            self.left -= 1
+        return y if self.left >= 0 or not self.training else y + (y - y).abs().sqrt()
+
+
+def test_a_last_step_that_diverges_gives_no_network_and_spares_the_good_checkpoint(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, tmp_path: Path
+) -> None:
+    checkpoint, kept = tmp_path / "state.pt", []
+    recipe = Recipe(epochs=2, batch_size=10, lr=0.01)
+    with pytest.raises(DivergedError, match=r"part.conv.weight is no longer finite after epoch 2, .* lower the learn"):
+        finetune(
+            Passing(InfiniteSlope(healthy=1)), samples, problem, recipe, compute=fp32, checkpoint=checkpoint,
+            on_checkpoint=lambda path: kept.append(path.read_bytes()),
+        )  # fmt: skip
+    assert kept == [checkpoint.read_bytes()]
+
+
+def test_an_optimiser_that_overflows_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: torch.optim.SGD) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["momentum_buffer"] = torch.full_like(parameter, float("inf"))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(
+        DivergedError, match=r"the optimiser's momentum_buffer of \S+ is no longer finite after epoch 1"
+    ):
+        run()
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_a_base_that_is_not_finite_is_refused(tiny: nn.Module, run: Run, value: float, what: str) -> None:
+    tiny.bn.running_var[1] = value  # type: ignore[union-attr, operator]
+    with pytest.raises(
+        CheckpointError, match=f"expected finite values that fit float32, but bn.running_var has {what}"
+    ):
+        run()
+
+
+def void_frame(samples: DistortedDataset, index: int) -> Sample:
+    sample = samples[index]
+    return Sample(image=sample.image, target=np.full_like(sample.target, 255), name="void")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_batch_without_truth_teaches_nothing_and_counts_for_nothing(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, optimizer: str
+) -> None:
+    partly = replace(problem, ignore_index=255)
+    recipe = Recipe(epochs=1, batch_size=1, lr=0.1, weight_decay=0.1, flip=0.0, optimizer=optimizer)  # type: ignore[arg-type]
+    weights: list[torch.Tensor] = []
+
+    def note(model: nn.Module, batch: Batch) -> torch.Tensor:
+        weights.append(model.head.weight.detach().clone())  # type: ignore[union-attr, operator]
+        return partly.loss(model, batch)
+
+    mixed = [samples[0], void_frame(samples, 1), samples[2], void_frame(samples, 3)]
+    seen: list[float] = []
+    tuned = finetune(
+        tiny, mixed, partly, recipe, compute=fp32, loss=note, batchnorm_statistics="all",  # type: ignore[arg-type]
+        on_step=lambda progress: seen.append(progress.loss),
+    )  # fmt: skip
+    taught = [loss for loss in seen if loss]
+    assert (len(seen), len(taught), len(weights)) == (4, 2, 2)
+    assert tuned.epoch_losses == (sum(taught) / 2,)
+    assert not torch.equal(weights[0], weights[1])
+
+
+def test_the_loss_of_nothing_but_void_is_exactly_nothing(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation
+) -> None:
+    partly = replace(problem, ignore_index=255)
+    batch = partly.collate([void_frame(samples, 0)])
+    for loss in (partly.loss, stability_loss(partly, alpha=1.0, sigma=0.1)):
+        value = loss(tiny, batch)
+        value.backward()
+        assert value.item() == 0.0
+        assert not any(parameter.grad.any() for parameter in tiny.parameters() if parameter.grad is not None)
+
+
+def test_frames_that_are_all_void_leave_the_base_and_are_reported(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, caplog: pytest.LogCaptureFixture
+) -> None:
+    void = [void_frame(samples, index) for index in range(2)]
+    tuned = finetune(tiny, void, replace(problem, ignore_index=255), Recipe(epochs=1))  # type: ignore[arg-type]
+    assert changed(tiny, tuned.model) == set()
+    assert tuned.epoch_losses == (0.0,)
+    assert "epoch 1 has taught nothing: no frame has truth that counts" in caplog.text
+
+
+def stopped_after_one_epoch(run: Run, checkpoint: Path, **options: object) -> bytes:
+    def stop(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint=checkpoint, on_checkpoint=stop, **options)
+    return checkpoint.read_bytes()
+
+
+def test_a_checkpoint_with_one_wrong_bit_is_noticed(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = tmp_path / "state.pt"
+    recipe = Recipe(epochs=2, batch_size=10, lr=0.01)
+    good = stopped_after_one_epoch(run, checkpoint, recipe=recipe)
+    whole = run(recipe=recipe)
+    for place in np.random.default_rng(0).integers(0, 8 * len(good), 12):
+        content = bytearray(good)
+        content[place // 8] ^= 1 << (place % 8)
+        checkpoint.write_bytes(content)
+        caplog.clear()
+        seen: list[Progress] = []
+        resumed = run(recipe=recipe, checkpoint=checkpoint, on_step=seen.append)
+        assert changed(whole, resumed) == set()
+        assert [progress.step for progress in seen] == [1, 2]
+        assert "begins anew" in caplog.text
+
+
+class Remembering(nn.Module):
+    """A convolution whose bias follows what it sees, in a buffer that is replaced, not written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if self.training:
+            self.seen = 0.9 * self.seen + 0.1 * y.detach().float().mean(dim=(0, 2, 3))
+        return y - self.seen[:, None, None]
+
+
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3, padding=1)),
+    "spectral norm by a hook": lambda: nn.utils.spectral_norm(nn.Conv2d(3, 4, 3, padding=1)),
+    "a moving buffer": Remembering,
+    "a cumulative mean": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+@pytest.mark.parametrize("part", PARTS)
+def test_buffers_that_move_survive_a_stop(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, tmp_path: Path, part: str
+) -> None:
+    torch.manual_seed(0)
+    base = Passing(PARTS[part]()).eval()
+
+    def run(**options: object) -> nn.Module:
+        recipe = Recipe(epochs=3, batch_size=4, lr=0.1)
+        return finetune(
+            base, samples, problem, recipe, batchnorm_statistics="all", compute=fp32, **options  # type: ignore[arg-type]
+        ).model  # fmt: skip
+
+    whole, checkpoint = run(), tmp_path / "state.pt"
+    stopped_after_one_epoch(run, checkpoint)
+    steps: list[int] = []
+    assert changed(whole, run(checkpoint=checkpoint, on_step=lambda p: steps.append(p.step))) == set()
+    assert steps == [4, 5, 6, 7, 8, 9]
+
+
+def test_a_buffer_that_no_adaptor_holds_is_put_back_and_named(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    tuned = finetune(Passing(Remembering()), samples, problem, RECIPE, compute=fp32).model
+    assert not tuned.part.seen.any()  # type: ignore[union-attr, operator]
+    assert "part.seen moved while training and is as in the base again" in caplog.text
+    caplog.clear()
+    finetune(Passing(PARTS["spectral norm"]()), samples, problem, RECIPE, compute=fp32)
+    assert caplog.text == ""  # its vectors stayed while the weights were fitted to them
+
+
+@pytest.mark.parametrize("policy", ["selected", "all"])
+def test_a_batchnorm_under_two_names_keeps_its_moved_statistics(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, policy: str
+) -> None:
+    bn = nn.BatchNorm2d(4)
+    base = Passing(nn.Sequential(nn.Conv2d(3, 4, 1), bn, nn.ReLU(), bn)).eval()
+    layers = None if policy == "all" else named(layers_of(base, "layer", "selected"), ["part.1"])
+    tuned = finetune(base, samples, problem, RECIPE, layers=layers, batchnorm_statistics=policy, compute=fp32).model  # type: ignore[arg-type]
+    assert {"part.1.running_mean", "part.3.running_mean"} <= changed(base, tuned)
+    assert tuned.part[1] is tuned.part[3]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_base_in_another_precision_is_trained_in_float32(
+    tiny: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, dtype: torch.dtype
+) -> None:
+    other = copy.deepcopy(tiny).to(dtype)
+    tuned = finetune(other, samples, problem, RECIPE, compute=fp32).model
+    expected = finetune(copy.deepcopy(other).float(), samples, problem, RECIPE, compute=fp32).model
+    assert {parameter.dtype for parameter in tuned.parameters()} == {torch.float32}
+    assert changed(expected, tuned) == set()
+    assert {parameter.dtype for parameter in other.parameters()} == {dtype}
+    table = weight_change(other, tuned)
+    reference = weight_change(copy.deepcopy(other).float(), expected)
+    assert table["sensitivity"].tolist() == reference["sensitivity"].tolist()
+
+
+def test_a_network_without_anything_to_learn_is_refused(tiny: nn.Module, run: Run) -> None:
+    tiny.requires_grad_(False)
+    with pytest.raises(PlanError, match="expected at least one weight that can learn in the network"):
+        run()
+
+
+def test_convolutions_in_time_and_parameters_of_no_values_are_trained(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    class Cube(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.device_of = nn.Conv3d(3, 4, (1, 3, 3), padding=(0, 1, 1)), nn.Parameter(torch.empty(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x[:, :, None])[:, :, 0]
+
+    base, recipe = Passing(Cube()).eval(), Recipe(epochs=1, batch_size=4, lr=0.01, relative=True)
+    tuned = finetune(base, samples, problem, recipe, compute=fp32).model
+    assert changed(base, tuned) == {"part.conv.weight", "part.conv.bias", "head.weight", "head.bias"}
+    adaptor = Adaptor.extract(base, tuned, layers_of(base), "jpeg:quality=10")
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(adaptor.apply(base)(x), tuned(x))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from scipy import fft
 from torch import nn
 
 from gearnn.compute import Compute
-from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets import Camera, DistortedDataset, Sample
 from gearnn.datasets.streets import Streets
 from gearnn.errors import DataError, PlanError
 from gearnn.frequency import InverseDCT, closeness, dct_matrix, frequency_response, high_frequency_share
@@ -97,6 +99,33 @@ def test_the_network_comes_back_as_it_was(tiny: nn.Module, problem: SemanticSegm
     assert not tiny.training
     assert not tiny.bn.training  # type: ignore[union-attr]
     assert all(torch.equal(value, state[name]) for name, value in tiny.state_dict().items())
+
+
+def test_another_thread_may_train_the_network_meanwhile(
+    tiny: nn.Module, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    learnable = {name: p.requires_grad for name, p in tiny.named_parameters()}
+    modes = [module.training for module in tiny.modules()]
+    seen = []
+
+    def look(done: int, number: int) -> None:
+        now = {name: p.requires_grad for name, p in tiny.named_parameters()}
+        seen.append(now == learnable and [module.training for module in tiny.modules()] == modes)
+
+    frequency_response(tiny, frames((48, 32), 2), problem, compute=fp32, on_frame=look)
+    assert seen == [True, True]
+
+
+def test_frames_without_truth_are_left_out_of_the_mean(
+    tiny: nn.Module, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    partly = replace(problem, ignore_index=255)
+    sample = frames((24, 16), 1)[0]
+    void = Sample(image=sample.image, target=np.full_like(sample.target, 255), name="void")
+    alone = frequency_response(tiny, [sample], partly, compute=fp32)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(frequency_response(tiny, [void, sample], partly, compute=fp32), alone)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="expected truth in at least one of 1 frames, but got none"):
+        frequency_response(tiny, [void], partly, compute=fp32)  # type: ignore[arg-type]
 
 
 def test_dropout_does_not_shake_the_response(problem: SemanticSegmentation, fp32: Compute) -> None:

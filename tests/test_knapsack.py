@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+from gearnn import knapsack, knapsack_proof
 from gearnn.errors import BoundError
 from gearnn.knapsack import select_layers
 from gearnn.layers import layers_of
@@ -51,6 +52,83 @@ def test_layers_of_a_real_network_with_near_equal_values() -> None:
     chosen = select_layers(values, sizes, 31_814)
     assert sum(sizes[i] for i in chosen) <= 31_814
     assert math.fsum(values[i] for i in chosen) == pytest.approx(best_value(values, sizes, 31_814), rel=1e-9)
+
+
+def instance(kind: str, number: int) -> tuple[list[float], list[int], int]:
+    """Layers that are worth about what they weigh, on which branch and bound with tolerances does not end."""
+    rng = np.random.default_rng(number)
+    sizes = rng.integers(1000, 9999, number)
+    if kind == "value = size, even, bound odd":
+        sizes = 2 * sizes
+        return (1e-7 * sizes).tolist(), sizes.tolist(), int(sizes.sum()) // 3 // 2 * 2 + 1
+    worth = {
+        "value = size": sizes,
+        "value = size + constant": sizes + 1000,
+        "value = size - constant": sizes - 900,
+        "value about size": sizes + rng.integers(-500, 500, number),
+        "one value": np.ones(number),
+    }[kind]
+    return (1e-7 * worth).tolist(), sizes.tolist(), int(sizes.sum()) // 3
+
+
+@pytest.mark.parametrize("number", [12, 60, 150])
+@pytest.mark.parametrize("kind", [
+    "value = size", "value = size, even, bound odd", "value = size + constant", "value = size - constant",
+    "value about size", "one value",
+])  # fmt: skip
+def test_layers_worth_what_they_weigh_are_chosen_exactly(
+    kind: str, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    values, sizes, bound = instance(kind, number)
+    chosen = select_layers(values, sizes, bound)
+    assert sum(sizes[i] for i in chosen) <= bound
+    assert math.fsum(values[i] for i in chosen) == pytest.approx(best_value(values, sizes, bound), rel=1e-12)
+    assert caplog.text == ""
+    assert select_layers(values, sizes, bound) == chosen
+
+
+@pytest.mark.parametrize("largest", [10**6, 3 * 10**9, 10**12])
+@pytest.mark.parametrize("seed", range(5))
+def test_sizes_of_billions_are_weighed_exactly(largest: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(largest // 2, largest, 9).tolist()
+    values = (10.0 ** rng.uniform(-7, -3, 9)).tolist()
+    bound = sum(sizes[:4]) - seed % 2
+    chosen = select_layers(values, sizes, bound)
+    assert sum(sizes[i] for i in chosen) <= bound
+    tried = [subset for count in range(10) for subset in itertools.combinations(range(9), count)]
+    best = max(math.fsum(values[i] for i in s) for s in tried if sum(sizes[i] for i in s) <= bound)
+    assert math.fsum(values[i] for i in chosen) == pytest.approx(best, rel=1e-12)
+
+
+def test_a_wrong_or_missing_answer_of_the_solver_is_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, sizes, bound = instance("value about size", 60)
+    expected = select_layers(values, sizes, bound)
+    for answer in ([], [0, 1]):
+        monkeypatch.setattr(knapsack, "_solve", lambda *_, answer=answer: answer)
+        assert select_layers(values, sizes, bound) == expected
+
+
+def test_a_proof_that_is_given_up_is_logged_with_what_it_may_cost(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(knapsack_proof, "_MOST_STATES", 50)
+    monkeypatch.setattr(knapsack, "_solve", lambda *_: [])
+    values, sizes, bound = instance("value about size", 60)
+    chosen = select_layers(values, sizes, bound)
+    (said,) = [record.args for record in caplog.records]
+    assert isinstance(said, tuple)
+    best, found = best_value(values, sizes, bound), math.fsum(values[i] for i in chosen)
+    assert found <= best <= found * (1 + said[0] / 100)  # type: ignore[operator]
+    assert "the layers were chosen without a proof that no others are better" in caplog.text
+
+
+def test_of_equal_layers_the_first_are_chosen() -> None:
+    assert select_layers([1.0, 2.0, 1.0, 2.0, 2.0, 1.0], [3, 5, 3, 5, 5, 3], 13) == [0, 1, 3]
+
+
+def test_layers_of_no_values_are_never_chosen() -> None:
+    assert select_layers([0.0, 1.0, 1.0], [0, 3, 3], 4) == [1]
 
 
 def test_the_bound_may_be_met_exactly() -> None:

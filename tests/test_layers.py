@@ -3,8 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from gearnn.layers import aliases, charged_once, fingerprint, layers_of, model_size, named, statistics_of
+from gearnn.errors import CheckpointError
+from gearnn.layers import aliases, charged_once, check_finite, fingerprint, layers_of, model_size, named, statistics_of
 from gearnn.models import build_model, load_model
 
 
@@ -121,3 +123,48 @@ def test_statistics_of_a_batchnorm_with_fixed_weights_are_fixed_too() -> None:
     model.batchnorm.requires_grad_(False)
     assert "batchnorm" not in [layer.name for layer in layers_of(model)]
     assert set(statistics_of(model)) == {"instancenorm.running_mean", "instancenorm.running_var"}
+
+
+def test_a_layer_of_no_values_is_listed_with_size_nothing() -> None:
+    model = nn.ModuleDict({"probe": nn.Module(), "head": nn.Linear(3, 3)})
+    model["probe"].dummy = nn.Parameter(torch.empty(0))
+    assert [(layer.name, layer.num_values) for layer in layers_of(model)] == [("probe", 0), ("head", 12)]
+    assert len(fingerprint(model)) == 64
+
+
+def test_statistics_that_layers_share_count_once() -> None:
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    second.running_mean, second.running_var = first.running_mean, first.running_var
+    model = nn.ModuleDict({"first": first, "same": first, "second": second})
+    assert set(statistics_of(model)) == {"first.running_mean", "first.running_var"}
+    assert charged_once(model, "all") == 8
+    assert [layer.num_values for layer in layers_of(model, batchnorm_statistics="selected")] == [16, 8]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (float("nan"), torch.float32, r"weight has NaN"),
+        (float("inf"), torch.bfloat16, r"weight has infinity"),
+        (float("-inf"), torch.float32, r"weight has infinity"),
+        (1e39, torch.float64, r"weight has a value beyond float32's range"),
+    ],
+)
+def test_a_network_whose_values_cannot_be_kept_has_no_fingerprint(
+    value: float, dtype: torch.dtype, message: str
+) -> None:
+    model = nn.Linear(3, 3).to(dtype)
+    with torch.no_grad():
+        model.weight[0, 0] = value
+    with pytest.raises(CheckpointError, match=f"expected finite values that fit float32, but {message}"):
+        fingerprint(model)
+
+
+def test_masks_of_negative_infinity_are_no_fault_but_fixed_weights_of_it_are() -> None:
+    model = nn.Linear(3, 3)
+    model.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    assert len(fingerprint(model)) == 64
+    fixed = FrozenBatchNorm2d(2)
+    fixed.weight[0] = float("-inf")
+    with pytest.raises(CheckpointError, match="weight has infinity"):
+        check_finite(fixed, "base")

@@ -87,3 +87,74 @@ def test_recomputing_draws_in_the_backward_pass_is_refused(reentrant: bool) -> N
     network, frames = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), torch.ones(2, 4, requires_grad=True)
     with own_stream(CPU, 0), pytest.raises(PlanError, match="activation checkpointing"):
         checkpoint(network, frames, use_reentrant=reentrant).sum().backward()
+
+
+def test_a_stream_within_a_stream_is_its_own() -> None:
+    def inner() -> tuple[Tensor, Tensor]:
+        with own_stream(CPU, "inner"):
+            return torch.rand(3), F.dropout2d(torch.ones(1, 9, 1, 1))
+
+    alone = inner()
+    with own_stream(CPU, "outer"):
+        within = inner()
+        assert not torch.equal(torch.rand(3), alone[0])
+    assert all(torch.equal(a, b) for a, b in zip(alone, within, strict=True))
+
+
+class OtherDevice:
+    """What torch knows of a device that is no CPU: one default generator for all threads."""
+
+    def __init__(self) -> None:
+        self.default_generators = (torch.Generator(), torch.Generator())
+
+    def init(self) -> None: ...
+
+    def current_device(self) -> int:
+        return 0
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> OtherDevice:
+    device = OtherDevice()
+    monkeypatch.setattr(torch, "get_device_module", lambda _: device)
+    return device
+
+
+def test_another_devices_generator_is_seeded_alone_and_put_back(other: OtherDevice) -> None:
+    first, second = other.default_generators
+    states = torch.get_rng_state(), first.get_state(), second.get_state()
+    with own_stream(torch.device("cuda:1"), 7):
+        drawn = torch.rand(3, generator=second)
+        assert torch.equal(first.get_state(), states[1])
+        torch.rand(3)
+    with own_stream(torch.device("cuda:1"), 7):
+        assert torch.equal(torch.rand(3, generator=second), drawn)
+    with pytest.raises(RuntimeError, match="size"), own_stream(torch.device("cuda"), 8):
+        torch.rand(3, generator=first).add_(torch.rand(2, generator=first))
+    found = torch.get_rng_state(), first.get_state(), second.get_state()
+    assert all(torch.equal(a, b) for a, b in zip(states, found, strict=True))
+
+
+def test_draws_on_the_cpu_of_a_network_elsewhere_repeat(other: OtherDevice) -> None:
+    drawn = []
+    for _ in range(2):
+        with own_stream(torch.device("cuda"), 7):
+            drawn.append(torch.rand(3))
+        torch.rand(1)
+    assert torch.equal(*drawn)
+
+
+def test_threads_that_draw_on_one_device_take_turns(other: OtherDevice) -> None:
+    (generator, _), start = other.default_generators, Barrier(2)
+
+    def draws(key: int) -> list[Tensor]:
+        start.wait()
+        results = []
+        for step in range(50):
+            with own_stream(torch.device("cuda:0"), key, step):
+                results.append(torch.stack([torch.rand(3, generator=generator) for _ in range(5)]))
+        return results
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(draws, (1, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

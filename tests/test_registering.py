@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.errors import GearNNError
+from gearnn.description import BaseDescription
+from gearnn.errors import CheckpointError, GearNNError
 from gearnn.problem import SemanticSegmentation
 from gearnn.registry import Promotion, Version
+from gearnn.registry.promoting import _exceeds as exceeds
 from tests.test_registry import NAME, Registry
 
 if TYPE_CHECKING:
@@ -134,6 +137,36 @@ def test_scores_of_other_frames_are_not_compared(models: Registry) -> None:
     beaten = registry.promote(candidate, METRIC, held=41.0)
     assert beaten.champion is not None
     assert beaten.champion.version == "2"
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_score_that_is_no_number_beats_none_and_is_beaten_by_any(nothing: float | None) -> None:
+    assert exceeds(60.0, nothing, 0.0)
+    assert not exceeds(nothing, 60.0, 0.0)
+    assert not exceeds(nothing, nothing, 0.0)
+    assert not exceeds(nothing, None, -100.0)
+    assert exceeds(60.0, 59.0, 0.5)
+    assert not exceeds(60.0, 59.0, 1.0)
+
+
+def test_a_champion_without_a_score_gives_way_to_one_with_a_score(models: Registry) -> None:
+    registry.promote(scored(models, "seg", 60.0, base=10.0, data="easy frames"), METRIC)
+    candidate = scored(models, "base.0.0", float("nan"), base=10.0, data="hard frames")
+    assert (
+        registry.promote(candidate, METRIC, held=41.0).reason == "it has no score, so it is not better than version 1"
+    )
+    better = scored(models, "base.0.1", 42.0, base=10.0, data="hard frames")
+    assert registry.promote(better, METRIC, held=float("nan")).reason == "is champion"
+
+
+def test_a_base_that_is_not_finite_is_not_registered(models: Registry, tmp_path: Path) -> None:
+    weights = tmp_path / "bad.safetensors"
+    save_file({"seg.weight": torch.tensor([1.0, float("nan")])}, weights)
+    description = BaseDescription.of("drn_d_22_quarter", 9, {}, models.problem)
+    with pytest.raises(
+        CheckpointError, match=r"other: expected finite values that fit float32, but seg.weight has NaN"
+    ):
+        registry.register_base("other", weights, "0" * 64, description, run_id=models.parent, num_values=2)
 
 
 def test_a_base_stays_in_use_until_another_is_put_there(models: Registry, tmp_path: Path) -> None:

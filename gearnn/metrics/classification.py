@@ -69,7 +69,8 @@ class ClassificationScore:
     def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> Interval:
         """Bootstrap interval of the accuracy over frames drawn with replacement."""
         hits = np.asarray(self._ranks) < 1
-        drawn = resampled(len(hits), num_draws, seed) @ hits / len(hits)
+        drawn = np.array([row[hits].sum() for row in resampled(len(hits), num_draws, seed)]) / max(1, len(hits))
+        drawn = drawn if len(hits) else np.full(num_draws, np.nan)
         return Interval.of(100.0 * drawn, confidence)
 
     @staticmethod

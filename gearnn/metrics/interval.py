@@ -14,13 +14,22 @@ class Interval:
 
     @classmethod
     def of(cls, drawn: np.ndarray, confidence: float) -> "Interval":
-        """The interval that holds a share of the figures of many draws, float [num_draws]; NaN ones are left out."""
+        """The interval that holds a share of the figures of many draws, float [num_draws].
+
+        Draws without a figure (NaN) are left out; where all are, so is the interval.
+        """
+        known = drawn[~np.isnan(drawn)]
+        if not len(known):
+            return cls(float("nan"), float("nan"))
         tail = (1 - confidence) / 2
-        low, high = np.nanquantile(drawn, [tail, 1 - tail])
+        low, high = np.quantile(known, [tail, 1 - tail])
         return cls(float(low), float(high))
 
 
 def resampled(num_frames: int, num_draws: int, seed: int) -> np.ndarray:
-    """How often every frame occurs when as many frames are drawn with replacement, int [num_draws, num_frames]."""
-    picks = np.random.default_rng(seed).integers(0, num_frames, size=(num_draws, num_frames))
-    return np.stack([np.bincount(pick, minlength=num_frames) for pick in picks])
+    """How often every frame occurs when as many frames are drawn with replacement, int32 [num_draws, num_frames]."""
+    generator = np.random.default_rng(seed)
+    times = np.empty((num_draws, num_frames), dtype=np.int32)
+    for row in times if num_frames else ():  # one draw at a time: the picks of all would take three times the memory
+        row[:] = np.bincount(generator.integers(0, num_frames, size=num_frames), minlength=num_frames)
+    return times

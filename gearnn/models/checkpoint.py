@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gearnn.errors import CheckpointError
+from gearnn.layers import check_finite
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 _IGNORED = "num_batches_tracked"  # counts steps, takes no part in inference
@@ -69,7 +70,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, s
     """Write a network's tensors as safetensors; the inverse of :func:`read_checkpoint`.
 
     Tied tensors are written under each of their names.
+
+    Raises:
+        CheckpointError: a value is NaN, infinite, or of float64 and beyond float32's range.
     """
+    check_finite(model, f"checkpoint {path}")
     tensors = {k: v.detach().cpu().contiguous() for k, v in named_tensors(model).items()}
     seen: set[int] = set()
     for name, tensor in tensors.items():

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from torch import Tensor, nn
 
 from gearnn.errors import CheckpointError, PlanError
-from gearnn.layers import aliases
+from gearnn.layers import aliases, check_finite, unusable
 from gearnn.models import drn, reference
 from gearnn.models.checkpoint import named_tensors, read_checkpoint
 from gearnn.models.frozen import freeze_batchnorms
@@ -97,13 +96,14 @@ def load_model(
         The network on the CPU in float32, in evaluation mode.
 
     Raises:
-        CheckpointError: unknown name, unreadable file, or tensors that are missing, unexpected or of
-            another shape; they are named.
+        CheckpointError: unknown name, unreadable file, tensors that are missing, unexpected or of another
+            shape, or values that are NaN, infinite or beyond float32's range; they are named.
         PlanError: as for :func:`build_model`.
     """
     model = build_model(name, num_classes, kwargs)
     if checkpoint is not None:
         _load_all(model, read_checkpoint(checkpoint).tensors, name, Path(checkpoint))
+    check_finite(model, name if checkpoint is None else f"checkpoint {checkpoint}")
     return model
 
 
@@ -119,7 +119,7 @@ def start_from(model: nn.Module, checkpoint: str | Path, submodule: str | None =
         What was loaded, what starts afresh and what was not used, for people.
 
     Raises:
-        CheckpointError: nothing fits, or a value is NaN or infinite.
+        CheckpointError: nothing fits, or a value is NaN, infinite or beyond float32's range.
     """
     prefix = f"{submodule}." if submodule else ""
     tensors = {prefix + name: tensor for name, tensor in read_checkpoint(checkpoint).tensors.items()}
@@ -132,7 +132,7 @@ def start_from(model: nn.Module, checkpoint: str | Path, submodule: str | None =
             f"checkpoint {checkpoint}: expected tensors of the network such as {next(iter(expected))}, "
             f"but it has {', '.join(list(tensors)[:3])}; base.submodule names the part that a file is of"
         )
-    _check_finite(fits, Path(checkpoint))
+    _check_finite(model, fits, Path(checkpoint))
     model.load_state_dict({k: v.float() for k, v in fits.items()}, strict=False)
     told = [f"took {len(fits)} of {len(expected)} tensors"]
     for what, names in (
@@ -192,7 +192,7 @@ def _load_all(model: nn.Module, tensors: Mapping[str, Tensor], name: str, source
         raise CheckpointError(
             f"checkpoint {source}: does not fit {name} with these classes: {_listed(problems, '; ')}{hint}"
         )
-    _check_finite(tensors, source)
+    _check_finite(model, tensors, source)
     model.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
 
 
@@ -219,10 +219,12 @@ def _with_present_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict
     return renamed
 
 
-def _check_finite(tensors: Mapping[str, Tensor], source: Path) -> None:
+def _check_finite(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Make sure that the values of a file can be used, in the precision of the file."""
+    learnt = dict(model.named_parameters(remove_duplicate=False))
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"checkpoint {source}: expected finite values, but {name} has NaN or infinity")
+        if why := unusable(name, nn.Parameter(tensor, requires_grad=False) if name in learnt else tensor):
+            raise CheckpointError(f"checkpoint {source}: expected finite values that fit float32, but {name} has {why}")
 
 
 def _listed(names: list[str], separator: str = ", ") -> str:

@@ -102,7 +102,14 @@ class SemanticSegmentation:
         targets = None if batch.targets is None else batch.targets.to(compute.device, non_blocking=True)
         return Batch(images=compute.images(batch.images), targets=targets, size=batch.size)
 
+    def teaches(self, batch: Batch) -> bool:
+        """Whether any pixel has truth."""
+        if batch.targets is None or self.ignore_index is None:
+            return batch.targets is not None
+        return bool((batch.targets != self.ignore_index).any())
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross-entropy over the pixels with truth; exactly 0 where no pixel has any."""
         assert batch.targets is not None, "training needs truth"
         output = model(batch.images)
         loss = self._cross_entropy(self._logits(output, batch), batch.targets)
@@ -153,7 +160,8 @@ class SemanticSegmentation:
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
         ignore = -100 if self.ignore_index is None else self.ignore_index
-        return F.cross_entropy(logits.float(), targets, ignore_index=ignore)
+        averaged = bool((targets != ignore).any())  # the mean over no pixels would be NaN, and their sum is 0
+        return F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="mean" if averaged else "sum")
 
     def _logits(self, output: Any, batch: Batch, head: str = "out") -> Tensor:
         """Logits at the size of the labels [B, C, H, W]: padding cropped off, smaller frames scaled up.

@@ -1,6 +1,7 @@
 """Which versions are in use: champions by a rule, challengers by age, and levels that are archived."""
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def promote(
 
     Recorded scores are compared only between adaptors of the same base on the same frames. A champion of
     another base gives way, because it does not fit the present one; so does one that was scored on other
-    frames, unless ``held`` tells what it scores on the candidate's.
+    frames, unless ``held`` tells what it scores on the candidate's, and one whose score is absent or NaN. A
+    candidate without a score, as where the split has no truth, beats nobody.
 
     Args:
         candidate: the version.
@@ -94,19 +96,23 @@ def _objection(candidate: Version, champion: Version | None, metric: str, rule: 
     if champion is None or not is_rival(champion, candidate):
         return ""
     score = metrics(champion).get(metric) if are_scored_alike(champion, candidate) else held
-    if score is None or _exceeds(offered.get(metric), score, rule.margin):
+    if _exceeds(offered.get(metric), score, rule.margin):
         return ""
     return _not_better(offered.get(metric), score, rule.margin, f"version {champion.version}")
 
 
 def _exceeds(offered: float | None, held: float | None, margin: float) -> bool:
-    return held is None or (offered is not None and offered > held + margin)
+    """Whether a score beats another; one that is absent or NaN, as without truth, beats none and is beaten by any."""
+    if offered is None or math.isnan(offered):
+        return False
+    return held is None or math.isnan(held) or offered > held + margin
 
 
 def _not_better(offered: float | None, held: float | None, margin: float, whom: str) -> str:
+    if offered is None or math.isnan(offered):
+        return f"it has no score, so it is not better than {whom}"
     by = f" by more than {margin:g}" if margin else ""
-    ours = "nothing" if offered is None else f"{offered:.2f}"
-    return f"{ours} is not better than {held:.2f} of {whom}{by}"
+    return f"{offered:.2f} is not better than {held:.2f} of {whom}{by}"
 
 
 def is_rival(champion: Version, candidate: Version) -> bool:

@@ -10,7 +10,9 @@ from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
 from gearnn.description import BaseDescription
-from gearnn.errors import RegistryError
+from gearnn.errors import CheckpointError, RegistryError
+from gearnn.layers import unusable
+from gearnn.models.checkpoint import read_checkpoint
 from gearnn.registry.logged import fill, identity_of, log_and_register
 from gearnn.registry.once import register_once
 from gearnn.registry.promoting import challenge
@@ -32,6 +34,9 @@ def register_base(
         description: how to build the network.
         run_id: the run it belongs to.
         num_values: size of the network in values.
+
+    Raises:
+        CheckpointError: the weights are not finite as float32.
     """
     identity = identity_of(base_fingerprint, json.dumps(description.to_json(), sort_keys=True))
     version = register_once(
@@ -54,6 +59,9 @@ def _register_base(
     num_values: int,
     identity: str,
 ) -> Version:
+    for tensor_name, tensor in read_checkpoint(weights).tensors.items():
+        if why := unusable(tensor_name, tensor):
+            raise CheckpointError(f"{name}: expected finite values that fit float32, but {tensor_name} has {why}")
     tags = {
         words.TAG_KIND: "base",
         words.TAG_BASE_FINGERPRINT: base_fingerprint,

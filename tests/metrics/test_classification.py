@@ -39,3 +39,15 @@ def test_predictions_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match="expected a class from 0 to 2, but got 3"):
         score.update(torch.zeros(3), 3)
     assert np.isnan(score.primary)
+
+
+def test_the_interval_is_that_of_frames_drawn_with_replacement() -> None:
+    score, rng = ClassificationScore(num_classes=3), np.random.default_rng(0)
+    for truth in rng.integers(0, 3, 20):
+        score.update(torch.from_numpy(rng.random(3)), int(truth))
+    hits = np.asarray(score._ranks) < 1
+    picks = np.random.default_rng(5).integers(0, 20, size=(40, 20))
+    expected = np.quantile(100 * hits[picks].mean(axis=1), [0.025, 0.975])
+    found = score.interval(num_draws=40, seed=5)
+    assert [found.low, found.high] == pytest.approx(expected.tolist())
+    assert np.isnan(ClassificationScore(num_classes=3).interval(num_draws=4).high)

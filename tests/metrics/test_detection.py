@@ -213,3 +213,7 @@ def detection(masks: np.ndarray, *, score: float) -> Detections:
 
 def empty() -> Detections:
     return detection(np.zeros((0, HEIGHT, WIDTH), bool), score=0)
+
+
+def test_a_split_without_frames_has_an_interval_of_no_numbers() -> None:
+    assert np.isnan(InstanceScore(3).interval(num_draws=3).low)

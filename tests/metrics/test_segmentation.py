@@ -74,3 +74,43 @@ def test_the_interval_holds_the_score_and_is_reproducible() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match=r"expected a prediction of shape \[1, 3\], but got \[1, 2\]"):
         SegmentationScore(num_classes=2).update(torch.zeros(1, 2), torch.zeros(1, 3))
+
+
+def drawn_by_matrices(score: SegmentationScore, num_draws: int, seed: int) -> list[float]:
+    """mIoU of frames drawn with replacement, from the sum of their confusion matrices."""
+    rng, values = np.random.default_rng(seed), []
+    for picks in rng.integers(0, len(score.frames), size=(num_draws, len(score.frames))):
+        total = score.frames[picks].sum(axis=0)
+        hits = np.diagonal(total)
+        union = total.sum(0) + total.sum(1) - hits
+        values.append(100 * np.mean(hits[union > 0] / union[union > 0]))
+    return values
+
+
+def test_the_interval_is_that_of_summed_confusion_matrices() -> None:
+    score = SegmentationScore(num_classes=7, ignore_index=11)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        truth = rng.choice([0, 1, 2, 5, 11], (6, 8))
+        score.update(torch.from_numpy(rng.choice([0, 1, 5, 6], (6, 8))), torch.from_numpy(truth))
+    found = score.interval(num_draws=50, seed=4)
+    expected = np.quantile(drawn_by_matrices(score, 50, 4), [0.025, 0.975])
+    assert [found.low, found.high] == pytest.approx(expected.tolist(), abs=1e-10)
+    assert np.array_equal(score.confusion, score.frames.sum(axis=0))
+
+
+def test_a_split_without_truth_has_an_interval_of_no_numbers() -> None:
+    score = SegmentationScore(num_classes=2, ignore_index=255)
+    assert np.isnan(score.interval(num_draws=5).low)
+    score.update(torch.zeros(2, 2), torch.full((2, 2), 255))
+    assert np.isnan([score.miou, score.interval(num_draws=5).low, score.interval(num_draws=5).high]).all()
+
+
+@pytest.mark.parametrize(("prediction", "truth", "message"), [
+    (2, 0, "expected a prediction of classes 0 to 1, but got 0 to 2"),
+    (0, 2, "expected a truth of classes 0 to 1, but got 0 to 2"),
+    (0, -1, "expected a truth of classes 0 to 1, but got -1 to 0"),
+])  # fmt: skip
+def test_classes_out_of_range_are_refused(prediction: int, truth: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmentationScore(num_classes=2).update(torch.tensor([[0, prediction]]), torch.tensor([[0, truth]]))

@@ -115,6 +115,46 @@ def test_a_network_in_half_precision_becomes_float32(tmp_path: Path) -> None:
     }).weight.dtype == torch.float32  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "what"),
+    [
+        (float("nan"), torch.float16, "NaN"),
+        (float("inf"), torch.float32, "infinity"),
+        (1e39, torch.float64, "a value beyond float32's range"),
+    ],
+)
+def test_values_that_do_not_fit_float32_are_refused(
+    tmp_path: Path, value: float, dtype: torch.dtype, what: str
+) -> None:
+    kwargs = {"in_channels": 3, "out_channels": 2, "kernel_size": 1}
+    state = nn.Conv2d(3, 2, 1).to(dtype).state_dict()
+    state["bias"][1] = value
+    torch.save(state, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match=f"expected finite values that fit float32, but bias has {what}"):
+        load_model("torch.nn:Conv2d", None, tmp_path / "bad.pt", kwargs)
+    with pytest.raises(CheckpointError, match=f"expected finite values that fit float32, but bias has {what}"):
+        start_from(build_model("torch.nn:Conv2d", None, kwargs), tmp_path / "bad.pt")
+
+
+def broken() -> nn.Module:
+    """A network whose builder gives it a weight beyond float32."""
+    model = nn.Linear(2, 2).double()
+    with torch.no_grad():
+        model.weight[0, 0] = 1e39
+    return model
+
+
+def test_a_builder_whose_weights_do_not_fit_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"tests.models.test_load:broken: .* but weight has infinity"):
+        load_model("tests.models.test_load:broken")
+
+
+def test_a_network_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="but weight has a value beyond float32's range"):
+        save_checkpoint(tmp_path / "bad.safetensors", broken())
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
 def old_names(name: str) -> str:
     """As torchvision named its tensors in 2019, when the weights on its site were made."""
     for new, old in (
