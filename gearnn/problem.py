@@ -4,7 +4,7 @@ The training loop, the evaluation and the gearbox know only :class:`Problem`; no
 one it is. A plan names one of ours, or ``package.module:Class`` of its own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import PlanError
 from gearnn.metrics import Interval
-from gearnn.models.reference import is_reference, resolve
+from gearnn.models.reference import importing_only, is_reference, resolve, trusted_packages
 from gearnn.problems.answer import Answer
 from gearnn.problems.classification import Classification
 from gearnn.problems.instances import InstanceSegmentation
@@ -216,11 +216,18 @@ def make_problem(name: str, facts: Mapping[str, Any], options: Mapping[str, Any]
     return problem
 
 
-def restore_problem(description: Mapping[str, Any]) -> Problem:
+def restore_problem(description: Mapping[str, Any], trust: Collection[str] | None = ()) -> Problem:
     """The problem that :meth:`Problem.describe` described.
+
+    Args:
+        description: what it gave.
+        trust: packages whose code it may name, besides those in the environment's ``GEARNN_TRUST``; None
+            for what this process has described itself.
 
     Raises:
         PlanError: no problem of that name.
+        RegistryError: it names code that is not trusted.
     """
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "name"}
-    return make_problem(str(description.get("name")), {}, facts)
+    with importing_only(None if trust is None else trusted_packages(trust)):
+        return make_problem(str(description.get("name")), {}, facts)

@@ -20,7 +20,6 @@ from gearnn.description import DESCRIPTION_FILE, open_description
 from gearnn.errors import GearNNError
 from gearnn.gearbox import GearBox, Inference
 from gearnn.levels import DistortionLevel
-from gearnn.problem import restore_problem
 from gearnn.registry import ADAPTOR_FILE, ADAPTORS_FOLDER, BASE_FILE, IMAGE_COLUMN, load_base
 
 
@@ -36,7 +35,7 @@ def _load_pyfunc(data_path: str) -> "Predictor":
     facts = open_description(folder)
     base = compute.place(facts.build(folder / BASE_FILE))
     paths = sorted((folder / ADAPTORS_FOLDER).glob("*.safetensors"))
-    gearbox = GearBox(base, map(Adaptor.load, paths), restore_problem(facts.problem), compute=compute)
+    gearbox = GearBox(base, map(Adaptor.load, paths), facts.restore_problem(), compute=compute)
     return Predictor(gearbox, None if paths else DistortionLevel())
 
 

@@ -50,7 +50,7 @@ class CarefulSegmentation(SemanticSegmentation):
 def test_a_problem_comes_back_from_its_description(problem: Problem) -> None:
     import json
 
-    restored = restore_problem(json.loads(json.dumps(problem.describe())))
+    restored = restore_problem(json.loads(json.dumps(problem.describe())), trust=["tests"])
     assert type(restored) is type(problem)
     assert restored == problem
 

@@ -16,7 +16,7 @@ from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.gears import Hold
 from gearnn.layers import fingerprint
-from gearnn.problem import Problem, restore_problem
+from gearnn.problem import Problem
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
     BASE_FILE,
@@ -129,7 +129,7 @@ def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Pro
         raise RegistryError(
             f"registry: {version.uri} is damaged, its weights do not have fingerprint {expected[:16]}..."
         )
-    return model, restore_problem(description.problem), folder / BASE_FILE
+    return model, description.restore_problem(), folder / BASE_FILE
 
 
 def download(version: Version) -> Path:
