@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gearnn import tracking
 from gearnn import vocabulary as words
-from gearnn.description import DESCRIPTION_FILE
+from gearnn.description import read_description
 from gearnn.errors import RegistryError
 from gearnn.registry.loading import adaptor_file, download
 from gearnn.registry.logged import fill, identity_of, log_and_register
@@ -75,7 +75,7 @@ def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:
 
 def _register(name: str, base: Version, chosen: Sequence[Version], identity: str) -> Version:
     source = download(base)
-    description = json.loads((source / DESCRIPTION_FILE).read_text())
+    description = read_description(source)
     files = {BASE_FILE: source / BASE_FILE}
     files |= {f"{ADAPTORS_FOLDER}/{v.name.rpartition('.')[2]}.safetensors": adaptor_file(v) for v in chosen}
     tags = {
