@@ -153,11 +153,13 @@ def _remove_others(folder: Path, folders: Sequence[str], items: Sequence[Item]) 
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, str]]:
+    """What was noted of every download, by key; lines that are damaged, or were never finished, say nothing."""
     known: dict[str, dict[str, str]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and all(isinstance(entry.get(part), str) for part in ("key", "etag", "sha256")):
             known[entry["key"]] = entry
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a killed run did not finish
     return known

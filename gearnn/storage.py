@@ -105,21 +105,19 @@ class Store:
             StoreError: the bytes are gone, or are not those that were stored; or the reference is none.
         """
         path = self._path(ref)
-        if self._bucket is not None and not _holds(path, ref):
-            path.unlink(missing_ok=True)
-            if self._bucket.size(ref.uri) is not None:
-                self._bucket.download(ref.uri, path)
-                self._note_damage(ref, is_damaged=not _holds(path, ref))
+        if _holds(path, ref) or self._brought(ref, path):
+            return path
         if not path.is_file():
             raise StoreError(f"store {self.location}: {ref.uri} is gone; run the flow again, it makes what is missing")
-        found, size = digest_of_file(path)
-        if found != ref.sha256:
-            raise StoreError(
-                f"store {self.location}: {ref.uri} is damaged, "
-                f"expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., but got {size} with {found[:16]}...; "
-                f"run the flow again, it makes what is damaged anew"
-            )
-        return path
+        try:
+            found, size = digest_of_file(path)
+        except OSError as error:
+            raise StoreError(f"{path}: expected to be able to read it, but got: {error.strerror}") from error
+        raise StoreError(
+            f"store {self.location}: {ref.uri} is damaged, "
+            f"expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., but got {size} with {found[:16]}...; "
+            f"run the flow again, it makes what is damaged anew"
+        )
 
     def exists(self, ref: Ref) -> bool:
         """Whether the bytes are there and are those that were stored.
@@ -199,12 +197,21 @@ class Store:
         """A file that is there while the bucket's bytes of a reference are known to be damaged."""
         return self.root / "damaged" / ref.sha256
 
-    def _note_damage(self, ref: Ref, *, is_damaged: bool) -> None:
-        if not is_damaged:
+    def _brought(self, ref: Ref, path: Path) -> bool:
+        """Bring an object from the bucket; whether it is what was stored, which is remembered for :meth:`exists`."""
+        if self._bucket is None:
+            return False
+        path.unlink(missing_ok=True)
+        if self._bucket.size(ref.uri) is None:
+            return False
+        self._bucket.download(ref.uri, path)
+        is_whole = _holds(path, ref)
+        if is_whole:
             self._mark(ref).unlink(missing_ok=True)
-            return
-        with written_whole(self._mark(ref)):
-            pass
+        else:
+            with written_whole(self._mark(ref)):
+                pass
+        return is_whole
 
 
 def refs_in(record: Any) -> Iterator[Ref]:
@@ -226,8 +233,11 @@ def digest_of(value: Any) -> str:
 
 
 def _holds(path: Path, ref: Ref) -> bool:
-    """Whether a file has the bytes of a reference."""
-    return path.is_file() and path.stat().st_size == ref.size and digest_of_file(path)[0] == ref.sha256
+    """Whether a file has the bytes of a reference; one that the disk cannot read has not."""
+    try:
+        return path.is_file() and path.stat().st_size == ref.size and digest_of_file(path)[0] == ref.sha256
+    except OSError:
+        return False
 
 
 def _seal_of(record: dict[str, Any]) -> str:

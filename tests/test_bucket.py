@@ -119,6 +119,16 @@ def test_a_download_that_was_killed_goes_on(prefix: str, monkeypatch: pytest.Mon
     assert {json.loads(line)["key"] for line in journal.read_text().splitlines()[-3:]} == set(downloaded)
 
 
+def test_damaged_notes_of_downloads_are_passed_over(prefix: str) -> None:
+    Bucket(prefix).write("a.txt", b"x")
+    folder = fetch_folder(prefix)
+    for damaged in (b"\xff\n", b'{"key": "a.txt"}\n', b"[]\n", b"[" * 100_000, b'{"key": [], "etag": 1}'):
+        (folder / ".downloads.jsonl").write_bytes(damaged)
+        (folder / "a.txt").write_bytes(b"y")
+        look_anew()
+        assert (fetch_folder(prefix) / "a.txt").read_bytes() == b"x"
+
+
 def test_what_the_bucket_no_longer_has_is_gone_here_too(prefix: str) -> None:
     for key in ("train/a.txt", "train/b.txt", "val/c.txt"):
         Bucket(prefix).write(key, b"x")

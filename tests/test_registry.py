@@ -26,7 +26,7 @@ from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint, model_size
 from gearnn.models import load_model, save_checkpoint
 from gearnn.problem import SemanticSegmentation
-from gearnn.registry import Version
+from gearnn.registry import Version, versions
 from tests.servers import served_model
 from tests.test_adaptor import tune
 
@@ -253,6 +253,25 @@ def test_an_adaptor_of_another_base_is_not_registered(models: Registry, tmp_path
     other = Registry(tmp_path, models.problem, seed=1)
     with pytest.raises(RegistryError, match="its header names another base"):
         other.register(adaptor, 50.0)
+
+
+def test_a_tag_that_somebody_removed_is_named(models: Registry) -> None:
+    version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_BASE_FINGERPRINT)
+    with pytest.raises(RegistryError, match=r"jpeg-quality-10/1 is damaged, expected the tag gearnn.base.fingerprint"):
+        GearBox.from_registry(NAME)
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_SHA256)
+    with pytest.raises(RegistryError, match=r"jpeg-quality-10/1 is damaged, .* but adaptor.safetensors is altered"):
+        registry.load_adaptor(registry.get_version(version.name, version.version))
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_LEVEL)
+    assert "expected the tag gearnn.level" in versions.unknown_level(registry.adaptors(NAME)[0])
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "1", "[" * 100_000])
+def test_a_tag_that_somebody_changed_is_one_line(text: str) -> None:
+    with pytest.raises(RegistryError, match=r"models:/a/1, tag b: expected an object as JSON, but got '.{0,60}$"):
+        versions.json_of(text, "models:/a/1, tag b")
+    assert versions.json_of('{"a": 1}', "") == {"a": 1}
 
 
 def test_damaged_bytes_are_found_on_loading(models: Registry, home: Path) -> None:

@@ -22,6 +22,7 @@ from gearnn.registry.versions import (
     by_alias,
     get_version,
     is_of,
+    json_of,
     set_alias,
     unknown_level,
 )
@@ -57,10 +58,14 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
 
 
 def contents(gearbox: Version) -> list[tuple[str, str]]:
-    """(level, name and version of its adaptor) of what a gearbox's version holds, the base first."""
-    held = json.loads(gearbox.tags[words.TAG_ADAPTORS])
+    """(level, name and version of its adaptor) of what a gearbox's version holds, the base first.
+
+    Raises:
+        RegistryError: its tags were altered.
+    """
+    held = json_of(gearbox.tags[words.TAG_ADAPTORS], f"{gearbox.uri}, tag {words.TAG_ADAPTORS}")
     uris = {"base": gearbox.tags[words.TAG_BASE_URI], **held}
-    return [(level, uri.removeprefix("models:/")) for level, uri in uris.items()]
+    return [(level, str(uri).removeprefix("models:/")) for level, uri in uris.items()]
 
 
 def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:

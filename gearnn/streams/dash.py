@@ -206,6 +206,7 @@ class _Reader:
                 if until is None:
                     raise StreamError(f"{shown(self._source)}: expected a period that says its duration, for r=-1")
                 repeats = max(0, -((time - until) // entry.d) - 1)
+            self._check_number(repeats + 1)
             for _ in range(repeats + 1):
                 yield time
                 time += entry.d
