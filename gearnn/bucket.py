@@ -68,6 +68,11 @@ class Bucket:
     """
 
     def __init__(self, location: str) -> None:
+        if "@" in location.removeprefix(SCHEME).partition("/")[0]:
+            raise StoreError(
+                f"{SCHEME}...@{location.rpartition('@')[2]}: expected no keys in a location; "
+                f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
         self.name, _, prefix = location.removeprefix(SCHEME).partition("/")
         self.location = location.rstrip("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""

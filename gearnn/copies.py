@@ -12,11 +12,11 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gearnn.bucket import AT_A_TIME, Bucket, Item
 from gearnn.errors import StoreError
-from gearnn.files import Usage, digest_of_file, home, remove_folder, usage_of
+from gearnn.files import Usage, digest_of_file, home, inside, remove_folder, usage_of
 
 _JOURNAL = ".downloads.jsonl"
 
@@ -108,7 +108,7 @@ def _fetch(bucket: Bucket, items: Sequence[Item]) -> Path:
     known = _read_journal(journal)
 
     def fetch(item: Item) -> None:
-        path = _inside(folder, item.key, bucket.location)
+        path = _path_of(folder, item.key, bucket.location)
         entry = known.get(item.key)
         if entry and entry["etag"] == item.etag and path.is_file() and digest_of_file(path)[0] == entry["sha256"]:
             return
@@ -135,29 +135,31 @@ def _fetch(bucket: Bucket, items: Sequence[Item]) -> Path:
     return folder
 
 
-def _inside(folder: Path, key: str, location: str) -> Path:
+def _path_of(folder: Path, key: str, location: str) -> Path:
     """The path of a copy; keys that lead out of the folder are refused."""
-    parts = PurePosixPath(key).parts
-    if not parts or key.startswith("/") or ".." in parts or key == _JOURNAL:
-        raise StoreError(f"{location}/{key}: expected keys below the location that can be file names, but got {key!r}")
-    return folder.joinpath(*parts)
+    path = inside(folder, key, location)
+    if path == folder / _JOURNAL:
+        raise StoreError(f"{location}: expected no key {_JOURNAL}, because local copies keep notes under this name")
+    return path
 
 
 def _remove_others(folder: Path, folders: Sequence[str], items: Sequence[Item]) -> None:
     """Remove copies below the folders whose objects are gone."""
-    present = {folder.joinpath(*PurePosixPath(item.key).parts) for item in items}
+    present = {folder / item.key for item in items}
     for name in folders:
-        for path in (folder / name).rglob("*"):
+        for path in (inside(folder, name, str(folder)) if name else folder).rglob("*"):
             if path.is_file() and path not in present and path != folder / _JOURNAL:
                 path.unlink(missing_ok=True)
 
 
 def _read_journal(path: Path) -> dict[str, dict[str, str]]:
+    """What was noted of every download, by key; lines that are damaged, or were never finished, say nothing."""
     known: dict[str, dict[str, str]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and all(isinstance(entry.get(part), str) for part in ("key", "etag", "sha256")):
             known[entry["key"]] = entry
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a killed run did not finish
     return known

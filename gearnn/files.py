@@ -1,4 +1,8 @@
-"""Where files go, and how they are written so that no reader, in this process or another, ever sees a part of one."""
+"""Where files go, and how they are written so that no reader, in this process or another, ever sees a part of one.
+
+A name that comes from outside, such as a record's, an archive's or a manifest's, becomes a path in one
+place, :func:`inside`.
+"""
 
 import errno
 import hashlib
@@ -9,15 +13,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO
 
-from gearnn.errors import StoreError
+from gearnn.errors import GearNNError, StoreError
 
 UNFINISHED = ".writing-"
 """How names of files start that are being written, or that a killed process left."""
 
 _CHUNK = 1 << 20
+_LONGEST_NAME = 255  # bytes, on all common file systems
 _FREE = "free some space (`gearnn cache show`), or choose another place, and start again: what is finished stays"
 _ELSEWHERE = "choose a folder that may be written to"
 _ADVICE = {
@@ -34,6 +39,39 @@ _ADVICE = {
 def home() -> Path:
     """Folder of the embedded MLflow database, results and local copies: ``GEARNN_HOME``, else ``.gearnn`` here."""
     return Path(os.environ.get("GEARNN_HOME", ".gearnn")).absolute()
+
+
+def inside(folder: Path, name: object, what: str, error_type: type[GearNNError] = StoreError) -> Path:
+    """The path of a file in a folder, by a name that comes from outside.
+
+    Refused is what would lead out of the folder here or on another machine: absolute paths, ``..``, drive
+    letters, links to elsewhere; and what can be no file's name.
+
+    Args:
+        folder: whose files may be named.
+        name: relative to it, with slashes.
+        what: whose name it is, for the message.
+        error_type: of the error that is raised.
+
+    Raises:
+        GearNNError: it leads out of the folder, or is no name.
+    """
+    refused = error_type(f"{what}: expected the name of a file inside of its folder, but got {name!r:.200}")
+    if not isinstance(name, str) or "\0" in name:
+        raise refused
+    pure = PureWindowsPath(name)  # takes both kinds of slashes, and knows drives
+    if pure.anchor or ".." in pure.parts or not pure.parts:
+        raise refused
+    try:
+        if any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
+            raise refused
+        path = folder / name
+        is_within = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, UnicodeError) as error:  # links in a circle, halves of characters
+        raise refused from error
+    if not is_within:
+        raise refused
+    return path
 
 
 def digest_of_file(path: Path) -> tuple[str, int]:

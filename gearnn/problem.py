@@ -4,7 +4,8 @@ The training loop, the evaluation and the gearbox know only :class:`Problem`; no
 one it is. A plan names one of ours, or ``package.module:Class`` of its own.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import PlanError
 from gearnn.metrics import Interval
-from gearnn.models.reference import is_reference, resolve
+from gearnn.models.reference import importing_only, is_reference, resolve, trusted_packages
 from gearnn.problems.answer import Answer
 from gearnn.problems.classification import Classification
 from gearnn.problems.instances import InstanceSegmentation
@@ -235,11 +236,40 @@ def make_problem(name: str, facts: Mapping[str, Any], options: Mapping[str, Any]
     return problem
 
 
-def restore_problem(description: Mapping[str, Any]) -> Problem:
+def restore_problem(description: Mapping[str, Any], trust: Collection[str] | None = ()) -> Problem:
     """The problem that :meth:`Problem.describe` described.
 
+    Args:
+        description: what it gave.
+        trust: packages whose code it may name, besides those in the environment's ``GEARNN_TRUST``; None
+            for what this process has described itself.
+
     Raises:
-        PlanError: no problem of that name.
+        PlanError: no problem of that name, or facts that it cannot have.
+        RegistryError: it names code that is not trusted.
     """
     facts = {k: tuple(v) if isinstance(v, list) else v for k, v in description.items() if k != "name"}
-    return make_problem(str(description.get("name")), {}, facts)
+    if str(description.get("name")) in _OWN:
+        _check_facts(facts)
+    with importing_only(None if trust is None else trusted_packages(trust)):
+        return make_problem(str(description.get("name")), {}, facts)
+
+
+def _check_facts(facts: Mapping[str, Any]) -> None:
+    """A plan's facts come from its data and were checked there; those of a description come as they were written."""
+    expected: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "num_classes": ("a number from 1", lambda value: type(value) is int and value >= 1),
+        "ignore_index": ("a number or null", lambda value: value is None or type(value) is int),
+        "mean": ("three numbers", _is_colour),
+        "std": ("three numbers above 0", lambda value: _is_colour(value) and min(value) > 0),
+    }
+    for name in sorted(expected.keys() & facts.keys()):
+        what, is_right = expected[name]
+        if not is_right(facts[name]):
+            raise PlanError(f"problem: expected {name} to be {what}, but got {facts[name]!r:.60}")
+
+
+def _is_colour(value: Any) -> bool:
+    """Whether it is a finite number for each of red, green and blue."""
+    numbers = isinstance(value, tuple) and len(value) == 3 and all(type(v) in (int, float) for v in value)
+    return numbers and all(map(math.isfinite, value))

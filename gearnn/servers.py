@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gearnn import tracking
+from gearnn.addresses import shown
 from gearnn.errors import ServerError
-from gearnn.tracking import shown
 
 MLFLOW_AT_LEAST = "3.17"
 """The oldest MLflow server, as for its client in pyproject.toml."""

@@ -1,10 +1,10 @@
 """Bases, adaptors and gearboxes as MLflow serves them: encoded images in, predictions out.
 
-Loading runs no pickled code, and code that a base names only from packages in ``GEARNN_TRUST``.
+Loading runs no pickled code, and code that a base names only from packages in ``GEARNN_TRUST``; and no file
+is used that is not as it was registered, see :mod:`gearnn.registry.unaltered`.
 """
 
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,30 +13,37 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
 from gearnn.choice import Policy
 from gearnn.compute import Compute
-from gearnn.description import DESCRIPTION_FILE, open_description
+from gearnn.description import open_description
 from gearnn.errors import GearNNError
 from gearnn.gearbox import GearBox, Inference
 from gearnn.levels import DistortionLevel
-from gearnn.problem import restore_problem
 from gearnn.registry import ADAPTOR_FILE, ADAPTORS_FOLDER, BASE_FILE, IMAGE_COLUMN, load_base
+from gearnn.registry.unaltered import check_files, check_weights, facts_beside
 
 
 def _load_pyfunc(data_path: str) -> "Predictor":
-    """What MLflow calls to load a base, an adaptor or a gearbox as a pyfunc; on a GPU where there is one."""
+    """What MLflow calls to load a base, an adaptor or a gearbox as a pyfunc; on a GPU where there is one.
+
+    Raises:
+        RegistryError: a file is not as it was registered, or a base names code that is not trusted.
+    """
     folder, compute = Path(data_path), Compute.resolve("auto", "fp32")
-    if (folder / ADAPTOR_FILE).is_file():
+    tags = facts_beside(folder)
+    check_files(folder, tags, str(folder))
+    if tags[words.TAG_KIND] == "adaptor":
         adaptor = Adaptor.load(folder / ADAPTOR_FILE)
-        uri = json.loads((folder / DESCRIPTION_FILE).read_text())["base_uri"]
-        name, version = uri.removeprefix("models:/").split("/")
+        name, _, version = str(tags[words.TAG_BASE_URI]).removeprefix("models:/").rpartition("/")
         base, problem, _ = load_base(name, version)
         return Predictor(GearBox(compute.place(base), [adaptor], problem, compute=compute), adaptor.level)
     facts = open_description(folder)
-    base = compute.place(facts.build(folder / BASE_FILE))
+    base = facts.build(folder / BASE_FILE)
+    check_weights(base, tags, str(folder))
     paths = sorted((folder / ADAPTORS_FOLDER).glob("*.safetensors"))
-    gearbox = GearBox(base, map(Adaptor.load, paths), restore_problem(facts.problem), compute=compute)
+    gearbox = GearBox(compute.place(base), map(Adaptor.load, paths), facts.restore_problem(), compute=compute)
     return Predictor(gearbox, None if paths else DistortionLevel())
 
 

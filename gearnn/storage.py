@@ -2,13 +2,15 @@
 
 A :class:`Ref` names bytes by their digest, so that records stay small and a step's inputs are exactly
 known. The store lives in a folder, or in an S3 bucket with a folder of local copies in front of it; what
-it holds can be moved or copied as a whole.
+it holds can be moved or copied as a whole. Bytes and records that are damaged count as absent: what made
+them makes them again.
 """
 
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,13 @@ from typing import IO, Any
 from gearnn.bucket import Bucket, is_remote
 from gearnn.copies import local_name
 from gearnn.errors import StoreError
-from gearnn.files import digest_of_file, home, telling_of_disks, written_whole
+from gearnn.files import digest_of_file, home, inside, telling_of_disks, written_whole
+
+_SEAL = "sealed"
+"""Key in a record's file for the sha256 of the rest, and how its value starts."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_URI = re.compile(r"objects/([0-9a-f]{2})/\1[0-9a-f]{62}[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -80,68 +88,76 @@ class Store:
             suffix: ending of the stored file's name, for people who look into the folder.
         """
         digest, size = _digest(content)
-        uri = f"objects/{digest[:2]}/{digest}{suffix}"
-        path = self.root / uri
-        if not path.is_file() or path.stat().st_size != size:
+        ref = Ref(f"objects/{digest[:2]}/{digest}{suffix}", digest, size)
+        path, mark = self._path(ref), self._mark(ref)
+        if not _holds(path, ref):
             with written_whole(path) as file, _opened(content) as source:
                 shutil.copyfileobj(source, file)
-        if self._bucket is not None and self._bucket.size(uri) != size:
-            self._bucket.write(uri, content)
-        return Ref(uri, digest, size)
+        if self._bucket is not None and (mark.exists() or self._bucket.size(ref.uri) != size):
+            self._bucket.write(ref.uri, content)
+            mark.unlink(missing_ok=True)
+        return ref
 
     def get(self, ref: Ref) -> Path:
         """A file with the bytes of a reference.
 
         Raises:
-            StoreError: the bytes are gone, or are not those that were stored.
+            StoreError: the bytes are gone, or are not those that were stored; or the reference is none.
         """
-        path = self.root / ref.uri
-        found, size = digest_of_file(path) if path.is_file() else ("", 0)
-        if self._bucket is not None and found != ref.sha256:
-            path.unlink(missing_ok=True)
-            if self._bucket.size(ref.uri) is not None:
-                self._bucket.download(ref.uri, path)
-                found, size = digest_of_file(path)
+        path = self._path(ref)
+        if _holds(path, ref) or self._brought(ref, path):
+            return path
         if not path.is_file():
             raise StoreError(f"store {self.location}: {ref.uri} is gone; run the flow again, it makes what is missing")
-        if found != ref.sha256:
-            raise StoreError(
-                f"store {self.location}: {ref.uri} is damaged, "
-                f"expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., but got {size} with {found[:16]}...; "
-                f"delete the file and run the flow again"
-            )
-        return path
+        try:
+            found, size = digest_of_file(path)
+        except OSError as error:
+            raise StoreError(f"{path}: expected to be able to read it, but got: {error.strerror}") from error
+        raise StoreError(
+            f"store {self.location}: {ref.uri} is damaged, "
+            f"expected {ref.size} bytes with sha256 {ref.sha256[:16]}..., but got {size} with {found[:16]}...; "
+            f"run the flow again, it makes what is damaged anew"
+        )
 
     def exists(self, ref: Ref) -> bool:
-        """Whether the bytes are there, by name and size; :meth:`get` checks their content."""
+        """Whether the bytes are there and are those that were stored.
+
+        Of a bucket the name and the size are looked at; :meth:`get` checks the content, and remembers what it finds.
+        """
+        try:
+            path = self._path(ref)
+        except StoreError:
+            return False
         if self._bucket is not None:
-            return self._bucket.size(ref.uri) == ref.size
-        path = self.root / ref.uri
-        return path.is_file() and path.stat().st_size == ref.size
+            return not self._mark(ref).exists() and self._bucket.size(ref.uri) == ref.size
+        return _holds(path, ref)
 
     def remember(self, step: str, key: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished step, as JSON, under its key."""
-        content = json.dumps(record, indent=1, sort_keys=True).encode()
+        content = json.dumps({**record, _SEAL: _seal_of(record)}, indent=1, sort_keys=True).encode()
         name = f"records/{step}/{key}.json"
         if self._bucket is not None:
             self._bucket.write(name, content)
             return
-        with written_whole(self.root / name) as file:
+        with written_whole(inside(self.root, name, f"store {self.location}")) as file:
             file.write(content)
 
     def recall(self, step: str, key: str) -> dict[str, Any] | None:
-        """The record of a finished step, or None if there is none or any of its bytes are gone."""
+        """The record of a finished step, or None if there is none, if it is damaged, or if any of its bytes are."""
         name = f"records/{step}/{key}.json"
+        path = inside(self.root, name, f"store {self.location}")
         try:
-            content = (self.root / name).read_bytes() if self._bucket is None else self._bucket.read(name)
-            record: dict[str, Any] = json.loads(content or b"")
-        except (FileNotFoundError, json.JSONDecodeError):
+            content = path.read_bytes() if self._bucket is None else self._bucket.read(name)
+            record = _unsealed(json.loads(content or b""))
+            return record if record is not None and all(self.exists(ref) for ref in refs_in(record)) else None
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
             return None
-        return record if all(self.exists(ref) for ref in refs_in(record)) else None
+        except OSError as error:
+            raise StoreError(f"{path}: expected to be able to read it, but got: {error.strerror}") from error
 
     def scratch(self, name: str) -> Path:
         """A path on this machine for something that is under way, such as the last epoch of a fine-tune."""
-        path = self.root / "scratch" / name
+        path = inside(self.root / "scratch", name, f"store {self.location}")
         with telling_of_disks(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -163,6 +179,40 @@ class Store:
         if self._bucket is not None:
             self._bucket.delete(f"scratch/{scratch.name}")
 
+    def _path(self, ref: Ref) -> Path:
+        """Where the bytes of a reference lie on this machine; it must name them by their digest, as :meth:`put` does.
+
+        Raises:
+            StoreError: the reference comes from a damaged or a foreign record.
+        """
+        texts = isinstance(ref.uri, str) and isinstance(ref.sha256, str) and isinstance(ref.size, int)
+        if not texts or not _DIGEST.fullmatch(ref.sha256) or not _URI.fullmatch(ref.uri) or ref.sha256 not in ref.uri:
+            raise StoreError(
+                f"store {self.location}: expected a reference objects/ab/abcd... to bytes by their sha256, "
+                f"but got {ref.uri!r:.200}"
+            )
+        return inside(self.root, ref.uri, f"store {self.location}")
+
+    def _mark(self, ref: Ref) -> Path:
+        """A file that is there while the bucket's bytes of a reference are known to be damaged."""
+        return self.root / "damaged" / ref.sha256
+
+    def _brought(self, ref: Ref, path: Path) -> bool:
+        """Bring an object from the bucket; whether it is what was stored, which is remembered for :meth:`exists`."""
+        if self._bucket is None:
+            return False
+        path.unlink(missing_ok=True)
+        if self._bucket.size(ref.uri) is None:
+            return False
+        self._bucket.download(ref.uri, path)
+        is_whole = _holds(path, ref)
+        if is_whole:
+            self._mark(ref).unlink(missing_ok=True)
+        else:
+            with written_whole(self._mark(ref)):
+                pass
+        return is_whole
+
 
 def refs_in(record: Any) -> Iterator[Ref]:
     """Every reference inside a record, however deep."""
@@ -180,6 +230,30 @@ def digest_of(value: Any) -> str:
     """sha256 of a JSON value, independent of the order of its keys; 64 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _holds(path: Path, ref: Ref) -> bool:
+    """Whether a file has the bytes of a reference; one that the disk cannot read has not."""
+    try:
+        return path.is_file() and path.stat().st_size == ref.size and digest_of_file(path)[0] == ref.sha256
+    except OSError:
+        return False
+
+
+def _seal_of(record: dict[str, Any]) -> str:
+    """sha256 of a record; unlike :func:`digest_of` also of one with NaN, such as a score without frames."""
+    return f"{_SEAL} {hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}"
+
+
+def _unsealed(content: Any) -> dict[str, Any] | None:
+    """The record in a file's content; None if it was altered. Records of earlier versions have no seal."""
+    if not isinstance(content, dict):
+        return None
+    record = {name: value for name, value in content.items() if name != _SEAL}
+    seals = [value for value in content.values() if isinstance(value, str) and value.startswith(f"{_SEAL} ")]
+    if not seals and _SEAL not in content:
+        return record
+    return record if content.get(_SEAL) == _seal_of(record) else None
 
 
 def _opened(content: bytes | Path) -> IO[bytes]:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from gearnn.addresses import shown
 from gearnn.files import home, telling_of_disks
 from gearnn.vocabulary import TAG_BENCHMARK, TAG_IDENTITY, TAG_LEVEL, TAG_PLAN, TAG_SOLUTION
 
@@ -51,16 +51,6 @@ def client() -> "MlflowClient":
 def shown_uri() -> str:
     """The same for people: without the user and password that it may hold."""
     return shown(tracking_uri())
-
-
-def shown(address: str) -> str:
-    """An address without the user and password that it may hold.
-
-    >>> shown("http://ann:secret@host:5000/x")
-    'http://host:5000/x'
-    """
-    secret = urlsplit(address).netloc.rpartition("@")[0]
-    return address.replace(f"{secret}@", "", 1) if secret else address
 
 
 def embed_artifacts() -> str | None:

@@ -86,6 +86,9 @@ TAG_BENCHMARK: Final = "gearnn.benchmark.digest"
 TAG_SOLUTION: Final = "gearnn.benchmark.solution"
 """Which solution of a benchmark a run is about, as a digest: names hold what MLflow's filters do not take."""
 
+FACT_FILES: Final = "gearnn.files"
+"""In the metadata of a version's MLmodel file, not a tag: sha256 of each of its files, by name."""
+
 LOSS_FULL: Final = "loss/full"
 LOSS_PARTIAL: Final = "loss/partial"
 NUM_VALUES: Final = "adaptor/num_values"

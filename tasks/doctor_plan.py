@@ -8,12 +8,12 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from gearnn.addresses import shown
 from gearnn.bucket import Bucket, is_remote
 from gearnn.errors import PlanError, StoreError
 from gearnn.plan import Plan
 from gearnn.preflight import check_device
 from gearnn.resolve import ROLES, compute_of, open_base, open_role
-from gearnn.servers import shown
 from gearnn.storage import Store
 from tasks.doctor import Check, attempt
 from tasks.preflight import check_space, where_it_computes

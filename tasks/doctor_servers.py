@@ -9,8 +9,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from gearnn import tracking
+from gearnn.addresses import shown
 from gearnn.plan import Plan
-from gearnn.servers import check_mlflow, probe_mlflow, series, shown
+from gearnn.servers import check_mlflow, probe_mlflow, series
 from tasks.doctor import Check
 from tasks.prefect_server import address, asking, check_prefect, listed
 

@@ -119,6 +119,16 @@ def test_a_download_that_was_killed_goes_on(prefix: str, monkeypatch: pytest.Mon
     assert {json.loads(line)["key"] for line in journal.read_text().splitlines()[-3:]} == set(downloaded)
 
 
+def test_damaged_notes_of_downloads_are_passed_over(prefix: str) -> None:
+    Bucket(prefix).write("a.txt", b"x")
+    folder = fetch_folder(prefix)
+    for damaged in (b"\xff\n", b'{"key": "a.txt"}\n', b"[]\n", b"[" * 100_000, b'{"key": [], "etag": 1}'):
+        (folder / ".downloads.jsonl").write_bytes(damaged)
+        (folder / "a.txt").write_bytes(b"y")
+        look_anew()
+        assert (fetch_folder(prefix) / "a.txt").read_bytes() == b"x"
+
+
 def test_what_the_bucket_no_longer_has_is_gone_here_too(prefix: str) -> None:
     for key in ("train/a.txt", "train/b.txt", "val/c.txt"):
         Bucket(prefix).write(key, b"x")
@@ -140,10 +150,12 @@ def test_copies_that_were_removed_within_a_run_come_back(prefix: str) -> None:
     assert (fetch_folder(prefix) / "a.txt").is_file()
 
 
-@pytest.mark.parametrize("key", ["../outside.txt", "a/../../outside.txt", "/outside.txt", ".downloads.jsonl"])
+@pytest.mark.parametrize(
+    "key", ["../outside.txt", "a/../../outside.txt", "/outside.txt", "C:/outside.txt", "a\0b", ".downloads.jsonl"]
+)
 def test_keys_that_lead_out_of_the_folder_are_refused(prefix: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Bucket, "items", lambda self, below="": [Item(key=key, size=1, etag="e")])
-    with pytest.raises(StoreError, match="expected keys below the location that can be file names"):
+    with pytest.raises(StoreError, match=r"expected (the name of a file inside of its folder|no key .downloads.jsonl)"):
         fetch_folder(prefix)
 
 
@@ -268,8 +280,13 @@ def test_damage_and_loss_in_a_bucket_are_found(prefix: str) -> None:
     ref = store.put(b"weights")
     (store.root / ref.uri).unlink()
     Bucket(prefix).write(ref.uri, b"wEights")
+    store.remember("step", "key", {"file": {"uri": ref.uri, "sha256": ref.sha256, "size": ref.size}})
     with pytest.raises(StoreError, match="is damaged, expected 7 bytes"):
         store.get(ref)
+    assert store.recall("step", "key") is None  # so that the step makes it anew
+    store.put(b"weights")
+    assert Bucket(prefix).read(ref.uri) == b"weights"
+    assert store.recall("step", "key") is not None
     store.root.joinpath(ref.uri).unlink()
     Bucket(prefix).delete(ref.uri)
     with pytest.raises(StoreError, match="is gone; run the flow again"):
@@ -336,6 +353,23 @@ def test_a_bucket_that_may_only_be_read_is_told_before_work_starts(
 def test_a_location_without_a_bucket_is_refused(wrong: str) -> None:
     with pytest.raises(StoreError, match="expected s3://bucket or s3://bucket/prefix"):
         Bucket(wrong)
+
+
+def test_keys_in_a_location_are_refused_and_not_shown() -> None:
+    with pytest.raises(StoreError, match=r"s3://...@bucket/x: expected no keys in a location") as caught:
+        Store("s3://AKIA:secret@bucket/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_copy_that_leads_elsewhere_is_not_written_through(prefix: str, tmp_path: Path) -> None:
+    Bucket(prefix).write("a.txt", b"x")
+    folder = copies_folder(prefix)
+    folder.mkdir(parents=True)
+    (tmp_path / "precious").write_bytes(b"precious")
+    (folder / "a.txt").symlink_to(tmp_path / "precious")
+    with pytest.raises(StoreError, match=r"expected the name of a file inside of its folder, but got 'a.txt'"):
+        fetch_folder(prefix)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
 def test_frames_are_photos_still(photo: Image.Image, prefix: str) -> None:

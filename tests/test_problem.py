@@ -50,7 +50,7 @@ class CarefulSegmentation(SemanticSegmentation):
 def test_a_problem_comes_back_from_its_description(problem: Problem) -> None:
     import json
 
-    restored = restore_problem(json.loads(json.dumps(problem.describe())))
+    restored = restore_problem(json.loads(json.dumps(problem.describe())), trust=["tests"])
     assert type(restored) is type(problem)
     assert restored == problem
 
@@ -89,3 +89,26 @@ def test_what_is_wrong_with_a_problem_is_told(name: str, options: dict[str, Any]
 @pytest.mark.parametrize("name", problem_names())
 def test_our_problems_have_every_part_of_the_protocol(name: str) -> None:
     assert problem_class(name).truth in ("classes", "instances", "class")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": "9"}, "expected num_classes to be a number from 1, but got '9'"),
+        ({"num_classes": 0}, "expected num_classes to be a number from 1, but got 0"),
+        ({"ignore_index": 0.5}, "expected ignore_index to be a number or null, but got 0.5"),
+        ({"mean": [0.5, 0.5]}, "expected mean to be three numbers"),
+        ({"mean": [0.5, 0.5, float("nan")]}, "expected mean to be three numbers"),
+        ({"mean": "rgb"}, "expected mean to be three numbers"),
+        ({"mean": [True, 1, 1]}, "expected mean to be three numbers"),
+        ({"std": [0.5, 0.5, 0.0]}, "expected std to be three numbers above 0"),
+        ({"std": None}, "expected std to be three numbers above 0"),
+        ({"name": ["x"]}, "unknown problem"),
+        ({"name": None}, "unknown problem"),
+        ({"size": 1}, "has no size"),
+    ],
+)
+def test_a_description_with_impossible_facts_is_one_line(change: dict[str, object], message: str) -> None:
+    described = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3).describe()
+    with pytest.raises(PlanError, match=message):
+        restore_problem(described | change)

@@ -1,5 +1,9 @@
 import base64
 import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,10 @@ import pandas as pd
 import pytest
 import requests
 import torch
+import yaml
 from PIL import Image
 
-from gearnn import registry, tracking
+from gearnn import registry, serving, tracking
 from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
 from gearnn.description import BaseDescription
@@ -21,7 +26,7 @@ from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint, model_size
 from gearnn.models import load_model, save_checkpoint
 from gearnn.problem import SemanticSegmentation
-from gearnn.registry import Version
+from gearnn.registry import Version, versions
 from tests.servers import served_model
 from tests.test_adaptor import tune
 
@@ -250,11 +255,93 @@ def test_an_adaptor_of_another_base_is_not_registered(models: Registry, tmp_path
         other.register(adaptor, 50.0)
 
 
+def test_a_tag_that_somebody_removed_is_named(models: Registry) -> None:
+    version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_BASE_FINGERPRINT)
+    with pytest.raises(RegistryError, match=r"jpeg-quality-10/1 is damaged, expected the tag gearnn.base.fingerprint"):
+        GearBox.from_registry(NAME)
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_SHA256)
+    with pytest.raises(RegistryError, match=r"jpeg-quality-10/1 is damaged, .* but adaptor.safetensors is altered"):
+        registry.load_adaptor(registry.get_version(version.name, version.version))
+    tracking.client().delete_model_version_tag(version.name, version.version, words.TAG_LEVEL)
+    assert "expected the tag gearnn.level" in versions.unknown_level(registry.adaptors(NAME)[0])
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "1", "[" * 100_000])
+def test_a_tag_that_somebody_changed_is_one_line(text: str) -> None:
+    with pytest.raises(RegistryError, match=r"models:/a/1, tag b: expected an object as JSON, but got '.{0,60}$"):
+        versions.json_of(text, "models:/a/1, tag b")
+    assert versions.json_of('{"a": 1}', "") == {"a": 1}
+
+
 def test_damaged_bytes_are_found_on_loading(models: Registry, home: Path) -> None:
     version = models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
     stored = next(home.rglob("adaptor.safetensors"))
     data = bytearray(stored.read_bytes())
     data[-1] ^= 1
     stored.write_bytes(bytes(data))
-    with pytest.raises(RegistryError, match="does not have the registered sha256"):
+    with pytest.raises(RegistryError, match=r"jpeg-quality-10/1 is damaged, .* but adaptor.safetensors is altered"):
         registry.load_adaptor(version)
+    described = next(path for path in home.rglob("description.json") if (path.parent / "base.safetensors").is_file())
+    facts = json.loads(described.read_text())
+    facts["problem"]["mean"] = [0.9, 0.9, 0.9]
+    described.write_text(json.dumps(facts))
+    with pytest.raises(RegistryError, match=r"tiny-streets/1 is damaged, .* but description.json is altered"):
+        registry.load_base(NAME)
+    with pytest.raises(RegistryError, match=r"tiny-streets/1 is damaged"):
+        registry.register_gearbox(NAME)  # rather than bundle damaged files
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100 % len(data)] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def rewrite_mean(path: Path) -> None:
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"problem": facts["problem"] | {"mean": [0.9, 0.9, 0.9]}}))
+
+
+def name_code(path: Path) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"network": "antigravity:open"}))
+
+
+def forget_digests(path: Path) -> None:
+    """MLmodel as versions of GearNN 0.1 have it, which did not list the files."""
+    content = yaml.safe_load(path.read_text())
+    del content["metadata"][words.FACT_FILES]
+    path.write_text(yaml.safe_dump(content))
+
+
+ALTERATIONS: list[tuple[str, Callable[[Path], object], str]] = [
+    ("adaptors/jpeg-quality-10.safetensors", flip, r"adaptors/jpeg-quality-10.safetensors is altered"),
+    ("adaptors/jpeg-quality-10.safetensors", Path.unlink, r"adaptors/jpeg-quality-10.safetensors is missing"),
+    ("adaptors/more.safetensors", Path.touch, r"adaptors/more.safetensors is unexpected"),
+    ("base.safetensors", flip, r"base.safetensors is altered"),
+    ("description.json", rewrite_mean, r"description.json is altered"),
+    ("description.json", name_code, r"description.json is altered"),
+    ("description.json", Path.unlink, r"description.json is missing"),
+    ("../../MLmodel", Path.unlink, r"expected MLflow's file MLmodel above it"),
+    ("../../MLmodel", lambda path: path.write_bytes(b"\xff"), r"expected MLflow's description of a model"),
+    ("../../MLmodel", lambda path: path.write_text("metadata: 1"), r"expected the metadata of a version"),
+]
+
+
+def test_what_mlflow_serves_is_what_was_registered(models: Registry, tmp_path: Path) -> None:
+    models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    source = mlflow.artifacts.download_artifacts(registry.register_gearbox(NAME).uri, dst_path=str(tmp_path / "source"))
+    for number, (name, alter, message) in enumerate(ALTERATIONS):
+        copy = shutil.copytree(source, tmp_path / str(number))
+        alter(copy / "data" / "gearbox" / name)
+        with pytest.raises(RegistryError, match=message):
+            serving._load_pyfunc(str(copy / "data" / "gearbox"))
+    older = shutil.copytree(source, tmp_path / "older")
+    forget_digests(older / "MLmodel")
+    assert serving._load_pyfunc(str(older / "data" / "gearbox")).level is None
+    for number, (name, alter, _) in enumerate(ALTERATIONS[:7]):
+        copy = shutil.copytree(older, tmp_path / f"older-{number}")
+        alter(copy / "data" / "gearbox" / name)
+        with pytest.raises(RegistryError, match=r"is damaged|no such file"):
+            serving._load_pyfunc(str(copy / "data" / "gearbox"))
+    assert "antigravity" not in sys.modules

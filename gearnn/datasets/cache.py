@@ -18,7 +18,7 @@ from gearnn.datasets.distorted import DistortedDataset
 from gearnn.datasets.frames import FrameDataset
 from gearnn.distortions import encode_clip, sees_clips
 from gearnn.errors import InputError, StoreError
-from gearnn.files import Usage, remove_folder, usage_of, write_together
+from gearnn.files import Usage, inside, remove_folder, usage_of, write_together
 from gearnn.levels import DistortionLevel
 
 _CHUNK = 8
@@ -102,8 +102,12 @@ def clear(folder: Path, names: Sequence[str] | None = None) -> Usage:
 
     Returns:
         What was removed.
+
+    Raises:
+        StoreError: a name leads out of the cache.
     """
-    removed = [remove_folder(folder / name) for name in names] if names is not None else [remove_folder(folder)]
+    paths = [folder] if names is None else [inside(folder, name, f"cache {folder}") for name in names]
+    removed = [remove_folder(path) for path in paths]
     return Usage(
         name=folder.name, num_files=sum(r.num_files for r in removed), num_bytes=sum(r.num_bytes for r in removed)
     )
@@ -169,18 +173,24 @@ def _encode(jobs: Sequence[Job], folder: Path, chunk: _Chunk) -> Filled:
     samples = [DistortedDataset(dataset, level, folder) for level in jobs[number].levels]
     filled, files = Filled(), []
     for index in indices:
-        missing = [(s, path) for s in samples if (path := s.path(index)) is not None and not path.is_file()]
+        missing = [sample for sample in samples if sample.path(index) is None]
         if not missing:
             continue
-        frames = dataset.clip(index) if any(sees_clips(s.level) for s, _ in missing) else [dataset.frame(index)]
-        for sample, path in missing:
+        frames = dataset.clip(index) if any(sees_clips(sample.level) for sample in missing) else [dataset.frame(index)]
+        for sample in missing:
             try:
-                files.append((path, encode_clip(frames, sample.level)))
+                files.append(_file(sample, index, encode_clip(frames, sample.level)))
             except InputError as error:
                 filled.failures[str(sample.level)] = f"frame {dataset.name(index)}: {error}"
     write_together(files)
     filled.num_written, filled.num_bytes = len(files), sum(len(content) for _, content in files)
     return filled
+
+
+def _file(sample: DistortedDataset, index: int, data: bytes) -> tuple[Path, bytes]:
+    path = sample.path_for(index, data)
+    assert path is not None, "filling has a folder"
+    return path, data
 
 
 def _cores() -> int:

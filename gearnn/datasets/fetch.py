@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from gearnn.addresses import shown
 from gearnn.datasets import pennfudan
 from gearnn.errors import DataError
-from gearnn.files import digest_of_file, telling_of_disks
+from gearnn.files import digest_of_file, inside, telling_of_disks
 
 ADVICE = {
     "camvid": "GearNN may not pass CamVid on; put the SegNet tutorial's folders (train, trainannot, val, valannot) "
@@ -94,9 +95,9 @@ def _download(url: str, part: Path, on_bytes: Callable[[int, int | None], None] 
             refused = isinstance(error, ValueError) or (status < 500 and status != requests.codes.too_many_requests)
             attempt = 1 if part.is_file() and part.stat().st_size > have else attempt + 1
             if attempt > _TRIES or refused:
-                reason = textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" ...")
+                reason = textwrap.shorten(shown(f"{type(error).__name__}: {error}"), 160, placeholder=" ...")
                 raise DataError(
-                    f"data fetch: expected {url} to answer, but got: {reason}; without a network, download "
+                    f"data fetch: expected {shown(url)} to answer, but got: {reason}; without a network, download "
                     f"PennFudanPed.zip elsewhere and pass it with --archive; the same command goes on with a "
                     f"download that broke off"
                 ) from error
@@ -146,8 +147,10 @@ def _extract(archive: Path, folder: Path) -> str:
         with zipfile.ZipFile(archive) as file:
             if sum(entry.file_size for entry in file.infolist()) > _LARGEST_ARCHIVE:
                 return "it would unpack to more than 1 GiB"
-            file.extractall(folder)  # zipfile drops absolute paths and those that lead out of the folder
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
+            for entry in file.infolist():
+                inside(folder, entry.filename, "its list of files", DataError)
+            file.extractall(folder)
+    except (DataError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
         return f"it cannot be unpacked: {error}"
     return ""
 

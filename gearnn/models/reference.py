@@ -1,21 +1,28 @@
-"""Code that a plan names: ``package.module:function``, found, called, and checked."""
+"""Code that a plan or a registered base names: ``package.module:function``, found, called, and checked.
+
+:func:`resolve` is the one place that imports a module by a name from outside. What a plan names is its
+user's own; what a base from a registry names is imported within :func:`importing_only`, and :func:`resolve`
+asks there whether it is trusted, however the name is spelled.
+"""
 
 import hashlib
 import importlib
 import inspect
-import re
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from gearnn.errors import GearNNError, PlanError
+from gearnn.errors import GearNNError, PlanError, RegistryError
 
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_gate: ContextVar[frozenset[str] | None] = ContextVar("packages that may be imported", default=None)
+"""None while names are the user's own; a set while they come from elsewhere."""
 
 
 def is_reference(name: str) -> bool:
@@ -39,15 +46,54 @@ def foreign_code(told: str, error_type: type[GearNNError] = PlanError) -> Iterat
         raise error_type(f"{told} {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
+def trusted_packages(trust: Collection[str] = ()) -> frozenset[str]:
+    """Packages and modules whose code may be imported for what others wrote: these, and those of ``GEARNN_TRUST``."""
+    given = {trust} if isinstance(trust, str) else set(trust)
+    named = {name.strip() for name in os.environ.get("GEARNN_TRUST", "").split(",")}
+    return frozenset(name for name in given | named if name)
+
+
+@contextmanager
+def importing_only(packages: frozenset[str] | None) -> Iterator[None]:
+    """A context in which :func:`resolve` imports nothing but from these packages and modules.
+
+    Args:
+        packages: see :func:`trusted_packages`; None changes nothing, for names that are the user's own.
+    """
+    held = _gate.set(_gate.get() if packages is None else packages)
+    try:
+        yield
+    finally:
+        _gate.reset(held)
+
+
+def check_trusted(reference: str, packages: frozenset[str]) -> None:
+    """Make sure that a name of code from elsewhere lies in a trusted package.
+
+    Raises:
+        RegistryError: it does not.
+    """
+    module = reference.partition(":")[0]
+    if not any(module == package or module.startswith(f"{package}.") for package in packages):
+        raise RegistryError(
+            f"registry: the base names code, {reference}, and loading it runs that; "
+            f"GEARNN_TRUST={module.partition('.')[0]} in the environment allows it"
+        )
+
+
 def resolve(reference: str) -> Callable[..., Any]:
     """The function or class that a reference names.
 
     Raises:
         PlanError: it cannot be imported, or there is nothing callable of that name in it.
+        RegistryError: it comes from elsewhere, and is not of a package that is trusted.
     """
-    path, _, name = reference.partition(":")
-    if not path or not name.isidentifier():
+    if not _can_be_resolved(reference):
         raise PlanError(f"{reference!r}: expected package.module:function")
+    allowed = _gate.get()
+    if allowed is not None:
+        check_trusted(reference, allowed)
+    path, _, name = reference.partition(":")
     try:
         module = importlib.import_module(path)
     except Exception as error:  # whatever a foreign module dies of when it is imported
@@ -92,9 +138,9 @@ def references_in(value: Any) -> set[str]:
     ['timm:create_model']
     """
     if isinstance(value, str):
-        return {value} if _REFERENCE.fullmatch(value) else set()
+        return {value} if _can_be_resolved(value) else set()
     if isinstance(value, Mapping):
-        return set().union(*map(references_in, value.values()))
+        return set().union(*map(references_in, [*value.keys(), *value.values()]))
     return set().union(*map(references_in, value)) if isinstance(value, list | tuple) else set()
 
 
@@ -107,6 +153,12 @@ def source_digest(reference: str) -> str:
     resolve(reference)
     file = getattr(sys.modules[reference.partition(":")[0]], "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _can_be_resolved(name: str) -> bool:
+    """Whether :func:`resolve` would try to import something for it."""
+    path, _, attribute = name.partition(":")
+    return bool(path) and attribute.isidentifier()
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

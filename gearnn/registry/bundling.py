@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gearnn import tracking
 from gearnn import vocabulary as words
-from gearnn.description import DESCRIPTION_FILE
+from gearnn.description import read_description
 from gearnn.errors import RegistryError
 from gearnn.registry.loading import adaptor_file, download
 from gearnn.registry.logged import fill, identity_of, log_and_register
@@ -22,6 +22,7 @@ from gearnn.registry.versions import (
     by_alias,
     get_version,
     is_of,
+    json_of,
     set_alias,
     unknown_level,
 )
@@ -57,10 +58,14 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
 
 
 def contents(gearbox: Version) -> list[tuple[str, str]]:
-    """(level, name and version of its adaptor) of what a gearbox's version holds, the base first."""
-    held = json.loads(gearbox.tags[words.TAG_ADAPTORS])
+    """(level, name and version of its adaptor) of what a gearbox's version holds, the base first.
+
+    Raises:
+        RegistryError: its tags were altered.
+    """
+    held = json_of(gearbox.tags[words.TAG_ADAPTORS], f"{gearbox.uri}, tag {words.TAG_ADAPTORS}")
     uris = {"base": gearbox.tags[words.TAG_BASE_URI], **held}
-    return [(level, uri.removeprefix("models:/")) for level, uri in uris.items()]
+    return [(level, str(uri).removeprefix("models:/")) for level, uri in uris.items()]
 
 
 def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:
@@ -75,7 +80,7 @@ def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:
 
 def _register(name: str, base: Version, chosen: Sequence[Version], identity: str) -> Version:
     source = download(base)
-    description = json.loads((source / DESCRIPTION_FILE).read_text())
+    description = read_description(source)
     files = {BASE_FILE: source / BASE_FILE}
     files |= {f"{ADAPTORS_FOLDER}/{v.name.rpartition('.')[2]}.safetensors": adaptor_file(v) for v in chosen}
     tags = {

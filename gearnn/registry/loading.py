@@ -1,6 +1,5 @@
 """Versions as networks, adaptors and gearboxes, checked against what was registered."""
 
-import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from gearnn.description import DESCRIPTION_FILE, open_description
 from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.gears import Hold
-from gearnn.layers import fingerprint
-from gearnn.problem import Problem, restore_problem
+from gearnn.problem import Problem
+from gearnn.registry.unaltered import check_files, check_weights
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
     BASE_FILE,
@@ -62,10 +61,7 @@ def adaptor_file(version: Version) -> Path:
     Raises:
         RegistryError: its bytes are not those that were registered.
     """
-    path = download(version) / ADAPTOR_FILE
-    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != version.tags[words.TAG_SHA256]:
-        raise RegistryError(f"registry: {version.uri} is damaged, its file does not have the registered sha256")
-    return path
+    return download(version) / ADAPTOR_FILE
 
 
 def load_gearbox(
@@ -124,16 +120,18 @@ def _open_base(version: Version, trust: Collection[str]) -> tuple[nn.Module, Pro
     folder = download(version)
     description = open_description(folder, trust)
     model = description.build(folder / BASE_FILE)
-    expected = version.tags[words.TAG_BASE_FINGERPRINT]
-    if fingerprint(model) != expected:
-        raise RegistryError(
-            f"registry: {version.uri} is damaged, its weights do not have fingerprint {expected[:16]}..."
-        )
-    return model, restore_problem(description.problem), folder / BASE_FILE
+    check_weights(model, version.tags, version.uri)
+    return model, description.restore_problem(), folder / BASE_FILE
 
 
 def download(version: Version) -> Path:
-    """Folder with the files of a version."""
+    """Folder with the files of a version, which are those that were registered.
+
+    A base's weights are checked where they are loaded, by their fingerprint.
+
+    Raises:
+        RegistryError: they are not, or there are none.
+    """
     tracking.client()
     import mlflow
 
@@ -141,4 +139,5 @@ def download(version: Version) -> Path:
     folder = next((path.parent for path in sorted(local.rglob(DESCRIPTION_FILE))), None)
     if folder is None:
         raise RegistryError(f"registry: expected {version.uri} to hold {DESCRIPTION_FILE}, but it does not")
+    check_files(folder, version.tags, version.uri)
     return folder

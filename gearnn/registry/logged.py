@@ -10,6 +10,8 @@ from typing import Any
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.description import DESCRIPTION_FILE
+from gearnn.errors import RegistryError
+from gearnn.files import digest_of_file, inside
 from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version, insisting
 
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
@@ -50,7 +52,7 @@ def log_and_register(
             name=kind,
             loader_module="gearnn.serving",
             data_path=str(data),
-            metadata=dict(tags),
+            metadata={**tags, words.FACT_FILES: digests_below(data)},
             pip_requirements=_REQUIREMENTS,
             signature=ModelSignature(
                 inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)]),
@@ -89,10 +91,17 @@ def fill(folder: Path, files: Mapping[str, Path], description: Mapping[str, Any]
     """Lay files and a description into a new folder; returns it."""
     folder.mkdir()
     for name, source in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, folder / name)
+        path = inside(folder, name, "registry", RegistryError)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, path)
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1, sort_keys=True))
     return folder
+
+
+def digests_below(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder, by its path with slashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_of_file(path)[0] for path in files}
 
 
 def identity_of(*parts: str) -> str:

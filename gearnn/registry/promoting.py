@@ -11,7 +11,17 @@ from typing import Literal
 from gearnn import tracking
 from gearnn import vocabulary as words
 from gearnn.errors import RegistryError
-from gearnn.registry.versions import Version, aliased, drop_alias, get_version, is_of, metrics, newest_of, set_alias
+from gearnn.registry.versions import (
+    Version,
+    aliased,
+    drop_alias,
+    get_version,
+    is_of,
+    json_of,
+    metrics,
+    newest_of,
+    set_alias,
+)
 
 _IN_USE = "is champion"
 
@@ -198,10 +208,10 @@ def archive(name: str) -> None:
 def restore(name: str) -> Version | None:
     """Put an archived level into use again, with the aliases that it had; its champion, or None if it had none."""
     tags = tracking.client().get_registered_model(name).tags
-    former = json.loads(tags.get(words.TAG_RETIRED, "{}"))
+    former = json_of(tags.get(words.TAG_RETIRED, "{}"), f"{name}, tag {words.TAG_RETIRED}")
     for alias in (words.CHAMPION, words.CHALLENGER):
         if alias in former:
-            set_alias(name, alias, former[alias])
+            set_alias(name, alias, str(former[alias]))
     _forget_archive(name)
     return aliased(name, words.CHAMPION)
 

@@ -1,5 +1,6 @@
 """Versions of registered models: what they are, and how they are found."""
 
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,15 @@ _COLLISIONS = "Model Version creation error", "UniqueViolation", "UNIQUE constra
 T = TypeVar("T")
 PARAMETERS = {"level": "", "off_map": "nearest"}
 """Parameters of every served model with their defaults; see :meth:`gearnn.serving.Predictor.predict`."""
+
+
+class Tags(dict[str, str]):
+    """Tags of a version; one that is missing is a :class:`RegistryError`, because people can remove tags."""
+
+    uri = ""
+
+    def __missing__(self, name: str) -> str:
+        raise RegistryError(f"registry: {self.uri} is damaged, expected the tag {name}, which GearNN gave it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +187,7 @@ def unknown_level(version: Version) -> str:
     """Why the level of an adaptor cannot be read here, such as a kind whose package is not installed; or nothing."""
     try:
         DistortionLevel.parse(version.tags[words.TAG_LEVEL])
-    except LevelError as error:
+    except (LevelError, RegistryError) as error:
         return str(error)
     return ""
 
@@ -187,6 +197,22 @@ def is_of(adaptor: Version, base: Version) -> bool:
     same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
     identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
     return same and identity in (None, base.tags.get(words.TAG_IDENTITY))
+
+
+def json_of(text: str, what: str) -> dict[str, Any]:
+    """What a tag says that holds an object as JSON.
+
+    Args:
+        text: the tag.
+        what: which tag of what, for the message.
+
+    Raises:
+        RegistryError: somebody changed it.
+    """
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise RegistryError(f"registry: {what}: expected an object as JSON, but got {text!r:.60}") from error
 
 
 def _base_of(version: Version) -> tuple[str, str]:
@@ -216,10 +242,12 @@ def _pages(search: Callable[..., Any], query: str | None = None) -> list[Any]:
 
 
 def _version(entity: Any) -> Version:
+    tags = Tags(entity.tags)
+    tags.uri = f"models:/{entity.name}/{entity.version}"
     return Version(
         name=entity.name,
         version=str(entity.version),
         run_id=entity.run_id,
-        tags=dict(entity.tags),
+        tags=tags,
         aliases=tuple(sorted(entity.aliases)),
     )

@@ -12,11 +12,15 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
+from gearnn.addresses import joined, scheme_of, shown
 from gearnn.errors import StreamError
 from gearnn.streams.fetch import Fetcher
 
+_MOST_BYTES = 1 << 26  # of a manifest
+_MOST_PIECES = 200_000  # of a manifest: five qualities for 22 hours in segments of two seconds
+_MOST_DIGITS = 20
+_USUAL_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds between two looks at a live manifest
 _DURATION = re.compile(r"P(?:0+Y)?(?:0+M)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+\.?\d*)S)?)?$")
 _FIELD = re.compile(r"\$(RepresentationID|Number|Time|Bandwidth)(?:%0(\d+)d)?\$|\$\$")
 
@@ -90,8 +94,8 @@ class Presentation:
         Raises:
             StreamError: it cannot be fetched or read, or holds no video.
         """
-        source = source if len(urlsplit(source).scheme) > 1 else Path(source).resolve().as_uri()
-        text = (fetcher or Fetcher()).get(source).data.decode("utf-8", "replace")
+        source = source if scheme_of(source) else Path(source).absolute().as_uri()
+        text = (fetcher or Fetcher()).get(source, most=_MOST_BYTES).data.decode("utf-8", "replace")
         manifest = _parsed(text, source)
         is_live = manifest.type == "dynamic"
         refresh = _seconds(manifest.minimum_update_period or "PT0S", source)
@@ -104,10 +108,11 @@ class Presentation:
             ArithmeticError,
             LookupError,
         ) as error:  # an attribute that is missing or impossible
-            raise StreamError(f"{source}: expected a DASH manifest: {' '.join(str(error).split())}") from error
+            raise _no_manifest(source, error) from error
         if not is_live and not any(r.pieces for period in periods for r in period.representations):
-            raise StreamError(f"{source}: expected a manifest with segments of video, but it has none")
-        return cls(source=source, periods=periods, refresh=(refresh or 2.0) if is_live else None)
+            raise StreamError(f"{shown(source)}: expected a manifest with segments of video, but it has none")
+        pause = min(refresh, _LONGEST_PAUSE) or _USUAL_PAUSE
+        return cls(source=source, periods=periods, refresh=pause if is_live else None)
 
 
 class _Reader:
@@ -116,6 +121,7 @@ class _Reader:
     def __init__(self, source: str, base: str, manifest: Any, now: datetime, is_live: bool) -> None:
         self._source, self._base, self._manifest = source, base, manifest
         self._now, self._is_live = now, is_live
+        self._left = _MOST_PIECES
 
     def periods(self) -> Iterator[Period]:
         start, number = 0.0, 0
@@ -156,23 +162,25 @@ class _Reader:
             pieces = list(self._by_list(listed, base, start))
         elif indexed is not None and indexed.index_range:
             raise StreamError(
-                f"{self._source}: expected SegmentTemplate, SegmentList or one file, but representation {node.id} is "
-                f"indexed by byte ranges (SegmentBase), which is not supported"
+                f"{shown(self._source)}: expected SegmentTemplate, SegmentList or one file, "
+                f"but representation {node.id} is indexed by byte ranges (SegmentBase), which is not supported"
             )
         else:
             pieces = [Piece(number=0, start=start, address=base)]
+        self._left -= len(pieces)
         return Representation(id=str(node.id), bandwidth=(node.bandwidth or 0) / 1000.0, pieces=tuple(pieces))
 
     def _by_template(self, template: Any, node: Any, base: str, start: float, length: float | None) -> Iterator[Piece]:
         scale, offset = template.timescale or 1, template.presentation_time_offset or 0
         first = 1 if template.start_number is None else template.start_number
         facts = {"RepresentationID": node.id, "Bandwidth": node.bandwidth}
-        initial = urljoin(base, _filled(template.initialization, facts)) if template.initialization else ""
-        for index, time in self._times(template, scale, offset, start, length):
+        initial = joined(base, _filled(template.initialization, facts)) if template.initialization else ""
+        for count, (index, time) in enumerate(self._times(template, scale, offset, start, length)):
+            self._check_number(count + 1)
             number = first + index
             media = _filled(template.media, facts | {"Number": number, "Time": time})
             yield Piece(
-                number=number, start=start + (time - offset) / scale, address=urljoin(base, media), initial=initial
+                number=number, start=start + (time - offset) / scale, address=joined(base, media), initial=initial
             )
 
     def _times(
@@ -184,7 +192,7 @@ class _Reader:
             yield from enumerate(self._timeline(template.segment_timelines[0].Ss or [], end))
             return
         if not template.duration:
-            raise StreamError(f"{self._source}: expected a SegmentTemplate with a duration or a timeline")
+            raise StreamError(f"{shown(self._source)}: expected a SegmentTemplate with a duration or a timeline")
         for index in self._written(template.duration / scale, start, length):
             yield index, offset + index * template.duration
 
@@ -196,8 +204,9 @@ class _Reader:
             if repeats < 0:  # up to the next entry, or the end of the period
                 until = end if following is None or following.t is None else following.t
                 if until is None:
-                    raise StreamError(f"{self._source}: expected a period that says its duration, for r=-1")
+                    raise StreamError(f"{shown(self._source)}: expected a period that says its duration, for r=-1")
                 repeats = max(0, -((time - until) // entry.d) - 1)
+            self._check_number(repeats + 1)
             for _ in range(repeats + 1):
                 yield time
                 time += entry.d
@@ -213,8 +222,14 @@ class _Reader:
                 first = max(0.0, written - _seconds(self._manifest.time_shift_buffer_depth, self._source) // each)
         whole = float("inf") if length is None else -(-(length - 1e-6) // each)
         if min(written, whole) == float("inf"):
-            raise StreamError(f"{self._source}: expected a period that says its duration")
-        return range(int(first), max(0, int(min(written, whole))))
+            raise StreamError(f"{shown(self._source)}: expected a period that says its duration")
+        last = max(0, int(min(written, whole)))
+        self._check_number(last - int(first))
+        return range(int(first), last)
+
+    def _check_number(self, segments: int) -> None:
+        if segments > self._left:
+            raise StreamError(f"{shown(self._source)}: expected at most {_MOST_PIECES:,} segments, but it names more")
 
     def _by_list(self, listed: Any, base: str, start: float) -> Iterator[Piece]:
         each = (listed.duration or 0) / (listed.timescale or 1)
@@ -223,8 +238,8 @@ class _Reader:
             yield Piece(
                 number=index,
                 start=start + index * each,
-                address=urljoin(base, node.media) if node.media else base,
-                initial="" if first is None else (urljoin(base, first.source_url) if first.source_url else base),
+                address=joined(base, node.media) if node.media else base,
+                initial="" if first is None else (joined(base, first.source_url) if first.source_url else base),
                 bytes=node.media_range or "",
                 initial_bytes="" if first is None else (first.range or ""),
             )
@@ -248,13 +263,17 @@ def _inherited(nodes: Sequence[Any]) -> Any:
 
 def _parsed(text: str, source: str) -> Any:
     if "<MPD" not in text:
-        raise StreamError(f"{source}: expected a DASH manifest, but got {text[:40]!r}")
+        raise StreamError(f"{shown(source)}: expected a DASH manifest, but got {text[:40]!r}")
     from mpegdash.parser import MPEGDASHParser
 
     try:
         return MPEGDASHParser.parse(text)
     except Exception as error:  # expat's and the parser's own
-        raise StreamError(f"{source}: expected a DASH manifest: {' '.join(str(error).split())}") from error
+        raise _no_manifest(source, error) from error
+
+
+def _no_manifest(source: str, error: Exception) -> StreamError:
+    return StreamError(f"{shown(source)}: expected a DASH manifest: {' '.join(str(error).split())[:200]}")
 
 
 def _of_video(groups: Sequence[Any]) -> list[Any]:
@@ -272,7 +291,7 @@ def _holds(group: Any, kind: str) -> bool:
 
 
 def _joined(base: str, nodes: Sequence[Any] | None) -> str:
-    return urljoin(base, nodes[0].base_url_value.strip()) if nodes and nodes[0].base_url_value else base
+    return joined(base, nodes[0].base_url_value.strip()) if nodes and nodes[0].base_url_value else base
 
 
 def _filled(template: str, facts: dict[str, Any]) -> str:
@@ -286,6 +305,8 @@ def _filled(template: str, facts: dict[str, Any]) -> str:
         if match[1] is None:
             return "$"
         found = facts[match[1]]
+        if len(match[2] or "") > 2 or int(match[2] or 0) > _MOST_DIGITS:
+            raise ValueError(f"expected at most {_MOST_DIGITS} digits of a number, but got {match[0]:.20}")
         return f"{int(found):0{match[2]}d}" if match[2] else str(found)
 
     return _FIELD.sub(value, template)
@@ -299,5 +320,5 @@ def _seconds(text: str | None, source: str) -> float:
     """
     found = _DURATION.match(text or "")
     if text is None or found is None:
-        raise StreamError(f"{source}: expected a duration such as PT4.5S, but got {text!r}")
+        raise StreamError(f"{shown(source)}: expected a duration such as PT4.5S, but got {text!r}")
     return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))

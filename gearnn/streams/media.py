@@ -6,8 +6,10 @@ import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+from gearnn.addresses import scheme_of, shown
 from gearnn.distortions import Received
 from gearnn.distortions.h264 import x264_settings
 from gearnn.distortions.received import MAX_PIXELS
@@ -15,11 +17,22 @@ from gearnn.distortions.video import Gatherer, av_library
 from gearnn.errors import StreamError
 from gearnn.streams.segment import Segment
 
+_PROTOCOLS = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpts", "tcp", "tls", "udp", "rtp", "srt")
+_REMOTE = {"protocol_whitelist": ",".join((*_PROTOCOLS, "srtp", "crypto", "httpproxy", "data"))}  # no files, no pipes
+_FORMATS = (
+    *("mov", "matroska", "mpegts", "mpeg", "avi", "flv", "live_flv", "asf", "ogg", "mxf", "nut", "dv", "gxf", "rm"),
+    *("wtv", "nuv", "dhav", "ivf", "obu", "av1", "h264", "hevc", "vvc", "evc", "m4v", "mpegvideo", "h261", "h263"),
+    *("vc1", "dirac", "cavsvideo", "avs2", "avs3", "mjpeg", "mpjpeg", "yuv4mpegpipe", "gif", "apng"),
+)
+_LOCAL = {"protocol_whitelist": "file", "format_whitelist": ",".join(_FORMATS)}  # none of which opens other files
 _MOST_FRAMES = 30  # of one piece: a long group of pictures is handed on in several
 
 
-def read_video(source: str) -> Iterator[Segment]:
+def read_video(source: str | Path) -> Iterator[Segment]:
     """A video in pieces, each from a key frame to the next, or of thirty frames.
+
+    What the source leads FFmpeg to, such as the parts of a playlist, must be on the network, as the source is;
+    a file leads nowhere, and playlists are refused.
 
     Args:
         source: a file, or an address that FFmpeg reads.
@@ -27,15 +40,22 @@ def read_video(source: str) -> Iterator[Segment]:
     Raises:
         StreamError: it cannot be opened, or holds no video.
     """
+    what, scheme = shown(str(source)), scheme_of(str(source))
+    if scheme and scheme not in _PROTOCOLS:
+        raise StreamError(f"{what}: expected an address of {', '.join(_PROTOCOLS)}")
+    if not scheme and not Path(source).is_file():
+        raise StreamError(f"{what}: expected a video, but there is no such file")
     av = av_library()
     options = {"export_side_data": "venc_params", "max_pixels": str(MAX_PIXELS)}
+    address, limits = (str(source), _REMOTE) if scheme else (f"file:{Path(source).absolute()}", _LOCAL)
     try:
-        file = av.open(source, options=options, timeout=(10.0, 10.0))
+        file = av.open(address, options=options, container_options=limits, timeout=(10.0, 10.0))
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise StreamError(f"{source}: expected a video that FFmpeg reads: {' '.join(str(error).split())}") from error
+        reason = shown(" ".join(str(error).split()))
+        raise StreamError(f"{what}: expected a video that FFmpeg reads: {reason}") from None  # the cause has passwords
     if not file.streams.video:
         file.close()
-        raise StreamError(f"{source}: expected a video, but it has no video stream")
+        raise StreamError(f"{what}: expected a video, but it has no video stream")
     file.streams.video[0].codec_context.options = options
     return _pieces(file, av)
 
@@ -131,17 +151,17 @@ def _mux(written: Any, clips: Sequence[bytes], frame_rate: Fraction, number: int
     """Put clips into a container, the first frame shown at ``number / frame_rate``."""
     av = av_library()
     places = [_places(clip) for clip in clips]
-    ahead = max(index - place for shown in places for index, place in enumerate(shown))
+    ahead = max(index - place for order in places for index, place in enumerate(order))
     stream = None
-    for clip, shown in zip(clips, places, strict=True):
+    for clip, order in zip(clips, places, strict=True):
         with av.open(io.BytesIO(clip), format="h264") as source:
             stream = stream or written.add_stream_from_template(source.streams.video[0])
             packets = [packet for packet in source.demux(source.streams.video[0]) if packet.size]
-            for index, (packet, place) in enumerate(zip(packets, shown, strict=True)):
+            for index, (packet, place) in enumerate(zip(packets, order, strict=True)):
                 packet.stream, packet.time_base, packet.duration = stream, 1 / frame_rate, 1
                 packet.pts, packet.dts = number + place, number + index - ahead
                 written.mux(packet)
-        number += len(shown)
+        number += len(order)
 
 
 def _places(clip: bytes) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from gearnn.addresses import check_reachable
 from gearnn.distortions import Received
 from gearnn.errors import StreamError
 from gearnn.streams.dash import Piece, Presentation, Representation
@@ -63,7 +64,7 @@ def play(
             chosen = choose(representations, throughputs)
             piece = replace(chosen.pieces[index], number=number)  # a live manifest forgets segments and counts anew
             seen, number = piece.start, number + 1
-            yield _fetch(chosen, piece, fetcher, initials, throughputs)
+            yield _fetch(chosen, piece, presentation.source, fetcher, initials, throughputs)
         if presentation.refresh is None or (live_seconds is not None and time.monotonic() - started >= live_seconds):
             return
         presentation = _refreshed(presentation, presentation.refresh, fetcher)
@@ -96,12 +97,15 @@ def _places(presentation: Presentation, *, after: float) -> Iterator[tuple[Seque
 def _fetch(
     chosen: Representation,
     piece: Piece,
+    manifest: str,
     fetcher: Fetcher,
     initials: dict[tuple[str, str], bytes],
     throughputs: deque[float],
 ) -> Segment:
     key = (piece.initial, piece.initial_bytes)
     try:
+        for address in filter(None, (piece.initial, piece.address)):
+            check_reachable(address, manifest)
         if piece.initial and key not in initials:
             initials[key] = fetcher.get(*key).data
         fetched: Fetched | None = fetcher.get(piece.address, piece.bytes)

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from gearnn.addresses import file_at, scheme_of
 from gearnn.distortions import Received
 from gearnn.errors import GearNNError, StreamError
 from gearnn.streams.dash import Presentation
@@ -24,7 +24,7 @@ def open_source(
     Args:
         source: a video file, an address that FFmpeg reads (``rtsp://``, ``tcp://``, ``http://...mp4``), a
             folder of segments in the order of their names (clips or images), or a DASH manifest
-            (``.mpd``, a path or an address).
+            (``.mpd``, a path or an address). Names of files may hold colons.
         choose: which representation of a manifest to fetch next; None takes :class:`RateBased`.
         frame_rate: of images in a folder.
         live_seconds: when to stop following a live manifest; None follows it to its end.
@@ -32,25 +32,28 @@ def open_source(
     Raises:
         StreamError: no such source, or nothing in it.
     """
-    address = urlsplit(source)
-    if address.path.endswith(".mpd"):
-        return play(Presentation.open(source), choose or RateBased(), live_seconds=live_seconds)
-    if len(address.scheme) > 1:  # a drive letter is none
+    scheme = scheme_of(source)
+    if scheme and scheme != "file":
+        if re.split("[?#]", source)[0].endswith(".mpd"):
+            return play(Presentation.open(source), choose or RateBased(), live_seconds=live_seconds)
         return read_video(source)
-    path = Path(source)
+    path = file_at(source) if scheme else Path(source)
     if path.is_dir():
         return _folder(path, frame_rate)
     if not path.is_file():
         raise StreamError(
             f"{source}: expected a video file, a folder of segments or a manifest (.mpd), but there is none"
         )
+    if path.suffix == ".mpd":
+        return play(Presentation.open(str(path)), choose or RateBased(), live_seconds=live_seconds)
     if path.suffix.lower() in _IMAGES:
         raise StreamError(f"{source}: expected a stream, but this is an image; `gearnn infer` takes images")
-    return read_video(source)
+    return read_video(path)
 
 
 def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS), key=_natural)
+    found = (p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS)
+    files = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=_natural)
     fragments = [file for file in files if file.suffix.lower() == ".m4s"]
     starts = [*fragments, *(file for file in files if file.suffix.lower() in (".mp4", ".m4v"))] if fragments else []
     first = next((file for file in starts if file.stem.lower().startswith("init")), None)

@@ -93,6 +93,12 @@ class _Handler(SimpleHTTPRequestHandler):
         self._pace = pace
         super().__init__(*args, **kwargs)
 
+    def translate_path(self, path: str) -> str:
+        """The file of a path; links that lead out of the folder, devices and pipes are not found."""
+        root, found = Path(self.directory), Path(super().translate_path(path))
+        is_served = found.resolve().is_relative_to(root.resolve()) and (found.is_file() or found.is_dir())
+        return str(found if is_served else root / "not found" / "")
+
     def copyfile(self, source: BinaryIO, outputfile: BinaryIO) -> None:  # type: ignore[override]
         """Send a file at the pace of the trace."""
         while True:

@@ -183,3 +183,10 @@ def test_the_size_report_and_clearing(tmp_path: Path) -> None:
     assert "jpeg-quality-10" not in {entry.name for entry in usage(tmp_path)}
     assert clear(tmp_path).num_files == 16
     assert usage(tmp_path) == []
+
+
+def test_clearing_stays_within_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    with pytest.raises(StoreError, match=r"expected the name of a file inside of its folder, but got '../precious'"):
+        clear(tmp_path / "frames", ["../precious"])
+    assert (tmp_path / "precious").is_dir()

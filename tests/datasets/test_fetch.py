@@ -148,6 +148,15 @@ def test_another_content_is_refused_and_leaves_nothing(server: Server, tmp_path:
     assert list(to.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "PennFudanPed/../../outside", "C:/outside"])
+def test_an_archive_does_not_write_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr(name, b"x")
+    with pytest.raises(DataError, match="cannot be unpacked: its list of files: expected the name of a file inside"):
+        fetch_dataset("pennfudan", tmp_path / "data", archive=tmp_path / "other.zip")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
 def test_an_archive_that_was_brought_by_hand_is_taken(server: Server, tmp_path: Path) -> None:
     archive = tmp_path / "source" / "PennFudanPed.zip"
     folder = fetch_dataset("pennfudan", tmp_path / "data", archive=archive)

@@ -372,3 +372,44 @@ def test_segments_of_images_are_frames(tmp_path: Path) -> None:
     frames = [s.received.image for s in play(Presentation.open(source), RateBased()) if s.received is not None]
     expected = [decode(encode(frame, "jpeg:quality=50")) for frame in pan(3, (32, 16))]
     assert [np.array_equal(a, b) for a, b in zip(frames, expected, strict=True)] == [True] * 3
+
+
+MANY = '<S d="1" r="9999"/>' * 99
+TEMPLATE = '<SegmentTemplate media="$Number{}$.mp4" {} timescale="{}">{}</SegmentTemplate>'
+
+
+@pytest.mark.parametrize(
+    ("inner", "facts"),
+    [
+        (TEMPLATE.format("", 'duration="1"', 1000, ""), 'type="static" mediaPresentationDuration="PT99999999S"'),
+        (TEMPLATE.format("", "", 1, '<SegmentTimeline><S t="0" d="1" r="999999999999"/></SegmentTimeline>'), WHOLE),
+        (TEMPLATE.format("", "", 1, f"<SegmentTimeline>{MANY}</SegmentTimeline>"), WHOLE),
+        (TEMPLATE.format("", 'duration="1"', 1, ""), 'type="dynamic" availabilityStartTime="1970-01-01T00:00:00Z"'),
+        (TEMPLATE.format("", 'duration="1"', 1, ""), f'type="static" mediaPresentationDuration="PT{"9" * 400}S"'),
+    ],
+)
+def test_a_manifest_of_endless_segments_is_a_clear_error(tmp_path: Path, inner: str, facts: str) -> None:
+    with pytest.raises(
+        StreamError, match=r"expected (at most 200,000 segments, but|a DASH manifest: cannot|a period that)"
+    ):
+        Presentation.open(one(tmp_path, inner, facts))
+
+
+@pytest.mark.parametrize("width", ["%0999999999d", "%099d", "%021d"])
+def test_numbers_of_endless_digits_are_a_clear_error(tmp_path: Path, width: str) -> None:
+    with pytest.raises(StreamError, match="expected at most 20 digits of a number"):
+        Presentation.open(one(tmp_path, TEMPLATE.format(width, 'duration="1"', 1, "")))
+    (first, *_) = pieces(Presentation.open(one(tmp_path, TEMPLATE.format("%020d", 'duration="1"', 1, ""))))
+    assert first.address.endswith("/00000000000000000001.mp4")
+
+
+def test_addresses_that_are_none_are_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StreamError, match=r"expected an address, but got: Invalid IPv6 URL"):
+        Presentation.open(one(tmp_path, "<BaseURL>http://[::1</BaseURL>"))
+
+
+def test_a_live_manifest_is_looked_at_again_within_a_minute(tmp_path: Path) -> None:
+    facts = 'type="dynamic" mediaPresentationDuration="PT10S" minimumUpdatePeriod="{}"'
+    for text, seconds in (("PT999999H", 60.0), ("PT5S", 5.0), ("PT0S", 2.0)):
+        opened = Presentation.open(one(tmp_path, TEMPLATE.format("", 'duration="1"', 1, ""), facts.format(text)))
+        assert opened.refresh == seconds

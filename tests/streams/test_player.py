@@ -1,13 +1,19 @@
+import os
 import re
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from gearnn.distortions import encode
+from gearnn.errors import StreamError
 from gearnn.streams import RateBased, Segment, open_source, play
 from gearnn.streams.dash import Presentation, Representation
+from gearnn.streams.fetch import Fetcher
 from tests.servers import cutting_proxy
 from tests.streams.scenes import pan, serving
 
@@ -168,3 +174,95 @@ def test_a_server_that_is_gone_loses_every_segment_and_no_more(tmp_path: Path) -
     segments = list(play(opened, lambda having, _: having[0]))
     assert [s.received for s in segments] == [None] * 3
     assert all("cannot be fetched" in s.lost for s in segments)
+
+
+def one_file(address: str) -> str:
+    return (
+        '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S"><Period>'
+        '<AdaptationSet mimeType="video/mp4"><Representation id="r" bandwidth="1">'
+        f"<BaseURL>{address}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+    )
+
+
+def test_a_manifest_from_the_network_reads_no_files_here(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("local secret")
+    (tmp_path / "m.mpd").write_text(one_file((tmp_path / "secret").as_uri()))
+    with serving(tmp_path) as (address, _):
+        (segment,) = play(Presentation.open(f"{address}/m.mpd"), lambda having, _: having[0])
+    assert segment.received is None
+    assert "expected a manifest that names http:// and https://, but it names 'file:///" in segment.lost
+
+
+def test_a_manifest_in_a_file_reads_regular_files_below_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    (folder / "low").mkdir(parents=True)
+    (folder / "low" / "a:1.mp4").write_text("video")
+    (tmp_path / "secret").write_text("local secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    (folder / "zero").symlink_to("/dev/zero")
+    reasons = {}
+    for name in (
+        "low/a%3A1.mp4",
+        "../secret",
+        "..%2Fsecret",
+        "link",
+        "pipe",
+        "zero",
+        "low",
+        "a%00b",
+        "file:///dev/zero",
+    ):
+        (folder / "m.mpd").write_text(one_file(name))
+        (segment,) = play(Presentation.open(str(folder / "m.mpd")), lambda having, _: having[0])
+        reasons[name] = segment.lost if segment.received is None else segment.received.data.decode()
+    assert reasons.pop("low/a%3A1.mp4") == "video"
+    assert "a folder, a device or a pipe" in reasons.pop("pipe") + reasons.pop("low")
+    assert "without control characters" in reasons.pop("a%00b")
+    assert all("expected the name of a file inside of its folder" in reason for reason in reasons.values())
+
+
+def test_a_redirection_leads_to_no_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("local secret")
+    with (
+        redirecting((tmp_path / "secret").as_uri()) as address,
+        pytest.raises(StreamError, match="cannot be fetched: No connection adapters were found for 'file:"),
+    ):
+        Fetcher().get(f"{address}/a")
+
+
+@contextmanager
+def redirecting(target: str) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        thread.join()
+
+
+@pytest.mark.parametrize("byte_range", ["5-2x", "-5", "a-b", "5", "1-2-3", "\u0661-2"])
+def test_a_range_that_is_none_is_a_clear_error(tmp_path: Path, byte_range: str) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    assert Fetcher().get((tmp_path / "a").as_uri(), "2-4").data == b"234"
+    assert Fetcher().get((tmp_path / "a").as_uri(), "8-").data == b"89"
+    with pytest.raises(StreamError, match="expected a range of bytes first-last, but got"):
+        Fetcher().get((tmp_path / "a").as_uri(), byte_range)
+
+
+def test_more_bytes_than_are_wanted_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with serving(tmp_path) as (address, _):
+        for place in (address, tmp_path.as_uri()):
+            assert Fetcher().get(f"{place}/a", most=10).data == b"0123456789"
+            with pytest.raises(StreamError, match="expected at most 9 bytes"):
+                Fetcher().get(f"{place}/a", most=9)

@@ -1,4 +1,6 @@
+import os
 import threading
+import urllib.error
 import urllib.request
 from fractions import Fraction
 from pathlib import Path
@@ -211,6 +213,21 @@ def test_a_file_takes_as_long_as_the_bandwidth_allows(clock: Clock, tmp_path: Pa
             assert answer.read() == data
     slow = len(data) - 5000  # half a second of the faster part
     assert clock.now - 1000.0 == pytest.approx(0.5 + slow / 1000, abs=0.3)  # by the server's clock; slices are of 256
+
+
+def test_only_files_below_the_folder_are_served(tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    (folder / "low").mkdir(parents=True)
+    (folder / "low" / "a").write_bytes(b"a")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(folder / "pipe")
+    with throttled(folder, [(0.0, 1e6)]) as address:
+        with urllib.request.urlopen(f"{address}/low/a") as answer:
+            assert answer.read() == b"a"
+        for name in ("link", "pipe", "../secret", "..%2Fsecret", "none"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{address}/{name}")
 
 
 def test_answers_share_the_bandwidth(clock: Clock) -> None:

@@ -1,8 +1,10 @@
 import io
+import os
 import socket
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from gearnn.gearbox import GearBox
 from gearnn.streams import Session, open_source
 from gearnn.streams.media import as_transport_stream, read_video, write_video
 from gearnn.streams.segment import Segment
-from tests.streams.scenes import order_of, pan, same_pixels
+from tests.streams.scenes import order_of, pan, same_pixels, serving
 
 RATE = Fraction(25)
 
@@ -230,6 +232,14 @@ def test_images_called_initial_are_frames_as_all_others(tmp_path: Path) -> None:
     assert [s.name for s in open_source(str(tmp_path))] == ["initial1", "initial2", "later"]
 
 
+def test_only_files_of_a_folder_are_frames(tmp_path: Path) -> None:
+    pan(1)[0].save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"what macOS notes beside a file")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").mkdir()
+    assert [s.name for s in open_source(str(tmp_path))] == ["a"]
+
+
 def test_a_folder_of_clips_is_timed_by_their_lengths(tmp_path: Path) -> None:
     lengths = {"c2.ts": 3, "c10.ts": 5, "c11.ts": 2}
     for name, number in lengths.items():
@@ -331,3 +341,63 @@ def test_a_live_camera_is_read_over_the_network(gearbox: GearBox, tmp_path: Path
     assert [r.used for r in records] == ["h264:crf=20"] * 8 + ["h264:crf=36"] * 8 + ["h264:crf=20"] * 8
     assert [round(r.time, 6) for r in records] == [i / 25 for i in range(24)]
     assert (session.tally.shifts, session.tally.skipped_segments) == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["2024-01-01T12:30:00.mp4", "cam1:front.mp4", "concat:a.mp4", "a%03d#?.mp4"])
+def test_a_video_may_have_any_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(str(tmp_path / "a.mp4"), [encode_clip(pan(2), "h264:crf=30")], RATE)
+    (tmp_path / "a.mp4").rename(tmp_path / name)
+    for source in (name, str(tmp_path / name), (tmp_path / name).as_uri()):
+        assert len(shown(list(open_source(source)))) == 2
+
+
+def playlists(target: str) -> dict[str, str]:
+    """Files that name another one, as FFmpeg reads them."""
+    return {
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
+        "concat": f"ffconcat version 1.0\nfile {target}\n",
+        "sdp": "v=0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    }
+
+
+@pytest.mark.parametrize("kind", ["hls", "concat", "sdp"])
+def test_a_file_does_not_lead_to_others(tmp_path: Path, kind: str) -> None:
+    write_video(str(tmp_path / "private.ts"), [encode_clip(pan(40, (160, 96)), "h264:crf=30")], RATE)
+    for name in ("a.mp4", "a.m3u8", "a.ts", "a.sdp"):
+        (tmp_path / name).write_text(playlists("private.ts")[kind])
+        with pytest.raises(StreamError, match=rf"{name}: expected a video that FFmpeg reads"):
+            open_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", ["hls", "concat"])
+def test_what_comes_from_the_network_does_not_lead_to_files(tmp_path: Path, kind: str) -> None:
+    write_video(str(tmp_path / "private.ts"), [encode_clip(pan(40, (160, 96)), "h264:crf=30")], RATE)
+    for number, target in enumerate((tmp_path / "private.ts", (tmp_path / "private.ts").as_uri())):
+        (tmp_path / f"a{number}.m3u8").write_text(playlists(str(target))[kind])
+        with serving(tmp_path) as (address, _), suppress(StreamError):  # at once, or the playlist gives nothing
+            assert shown(list(open_source(f"{address}/a{number}.m3u8"))) == []
+
+
+def test_a_playlist_on_the_network_may_name_its_neighbours(tmp_path: Path) -> None:
+    write_video(str(tmp_path / "public.ts"), [encode_clip(pan(40, (160, 96)), "h264:crf=30")], RATE)
+    (tmp_path / "a.m3u8").write_text(playlists("public.ts")["hls"])
+    with serving(tmp_path) as (address, _):
+        assert len(shown(list(open_source(f"{address}/a.m3u8")))) == 40
+        assert len(shown(list(open_source(f"{address}/public.ts")))) == 40
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["http://ann:secret@127.0.0.1:9/x.mpd", "http://ann:secret@127.0.0.1:9/x.mp4", "rtsp://ann:secret@127.0.0.1:9/x"],
+)
+def test_passwords_stand_in_no_error(source: str) -> None:
+    with pytest.raises(StreamError, match=r"//127.0.0.1:9/x") as caught:
+        list(open_source(source))
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("source", ["pipe://0", "concat://a", "ftp://h/a.mp4", "FILE://host/a.mp4", "http://[::1"])
+def test_other_addresses_are_clear_errors(source: str) -> None:
+    with pytest.raises(StreamError, match=r"expected (an address|file:///PATH|a video that FFmpeg reads)"):
+        open_source(source)
