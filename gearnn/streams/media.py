@@ -10,8 +10,8 @@ from typing import Any
 
 from gearnn.distortions import Received
 from gearnn.distortions.h264 import x264_settings
-from gearnn.distortions.received import MAX_PIXELS
-from gearnn.distortions.video import Gatherer, av_library
+from gearnn.distortions.stills import MAX_PIXELS
+from gearnn.distortions.video import Gatherer, Turning, av_library, note_oddities, shown_stream
 from gearnn.errors import StreamError
 from gearnn.streams.segment import Segment
 
@@ -26,6 +26,7 @@ def read_video(source: str) -> Iterator[Segment]:
 
     Raises:
         StreamError: it cannot be opened, or holds no video.
+        DataError: it is a picture.
     """
     av = av_library()
     options = {"export_side_data": "venc_params", "max_pixels": str(MAX_PIXELS)}
@@ -33,16 +34,16 @@ def read_video(source: str) -> Iterator[Segment]:
         file = av.open(source, options=options, timeout=(10.0, 10.0))
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise StreamError(f"{source}: expected a video that FFmpeg reads: {' '.join(str(error).split())}") from error
-    if not file.streams.video:
+    stream = shown_stream(file)
+    if stream is None:
         file.close()
         raise StreamError(f"{source}: expected a video, but it has no video stream")
-    file.streams.video[0].codec_context.options = options
-    return _pieces(file, av)
+    stream.codec_context.options = options
+    return _pieces(file, stream, av)
 
 
-def _pieces(file: Any, av: Any) -> Iterator[Segment]:
+def _pieces(file: Any, stream: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
-    stream = file.streams.video[0]
     codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
     stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about
     stream.codec_context.copy_opaque = True  # every frame brings its packet's number and group with it
@@ -51,14 +52,19 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     damaged: deque[tuple[int, str]] = deque()  # packets that gave no frame, by number, and why
     count, number, first, start = 0, 0, 0, 0.0
     origin: float | None = None
+    turning = Turning()
+    turned: Any = None
 
     def piece() -> Segment:
         nonlocal gathered, settings
         clip, data = gathered.clip(), b"".join(group)
         settings = x264_settings(data) or settings  # written once, valid for all that follows
         gathered = Gatherer()
-        if codec == "mjpeg":
-            return Segment(name=f"{first:06d}", start=start, received=Received(data))
+        if codec == "mjpeg":  # its tables are sensed; the container may know how to turn it, which the bytes do not
+            received = Received(data)
+            if turned is not None:
+                received.__dict__["image"] = clip.frames[-1]
+            return Segment(name=f"{first:06d}", start=start, received=received)
         received = Received.of_clip(clip, data if x264_settings(data) else settings + data)
         return Segment(name=f"{first:06d}", start=start, received=received)
 
@@ -100,7 +106,9 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
                     start = number / rate if frame.time is None or origin is None else frame.time - origin
                     first, group = number, packets_of
                 number += 1
-                gathered.add(codec, frame)
+                turned = turning(frame)
+                note_oddities(frame, stream.sample_aspect_ratio)
+                gathered.add(codec, frame, turned)
         if gathered:
             yield piece()
         for _, reason in damaged:

@@ -12,7 +12,7 @@ from gearnn.streams.media import read_video
 from gearnn.streams.player import Choose, RateBased, play
 from gearnn.streams.segment import Segment
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".avif", ".heic", ".heif", ".hif"}
 _CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".ts", ".mov"}
 
 
