@@ -172,17 +172,25 @@ def fail(message: str) -> None:
     _errors.print(f"error: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 
-def write_answer(answer: Any, stem: Path) -> str:
-    """Write the mask and the facts of an answer beside each other; says where."""
+def write_answer(answer: Any, outputs: Any, stem: str) -> str:
+    """Write the mask and the facts of an answer beside each other; says where.
+
+    Args:
+        answer: of a problem.
+        outputs: the :class:`gearnn.outputs.Outputs` that they go to.
+        stem: their name there, without its ending.
+    """
     import json
 
     from PIL import Image
 
     written = []
     if answer.mask is not None:
-        Image.fromarray(answer.mask).save(stem.with_suffix(".png"))
-        written.append(f"mask in {stem.with_suffix('.png')}")
+        path = outputs.fresh(f"{stem}.png")
+        Image.fromarray(answer.mask).save(path)
+        written.append(f"mask in {path}")
     if answer.facts:
-        stem.with_suffix(".json").write_text(json.dumps(answer.facts) + "\n")
-        written.append(f"facts in {stem.with_suffix('.json')}")
+        path = outputs.fresh(f"{stem}.json")
+        path.write_text(json.dumps(answer.facts) + "\n")
+        written.append(f"facts in {path}")
     return ", ".join(written)

@@ -34,16 +34,16 @@ def read_video(source: str) -> Iterator[Segment]:
         file = av.open(source, options=options, timeout=(10.0, 10.0))
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise StreamError(f"{source}: expected a video that FFmpeg reads: {' '.join(str(error).split())}") from error
-    stream = shown_stream(file)
-    if stream is None:
+    if shown_stream(file) is None:
         file.close()
         raise StreamError(f"{source}: expected a video, but it has no video stream")
-    stream.codec_context.options = options
-    return _pieces(file, stream, av)
+    shown_stream(file).codec_context.options = options
+    return _pieces(file, av)
 
 
-def _pieces(file: Any, stream: Any, av: Any) -> Iterator[Segment]:
+def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
+    stream = shown_stream(file)
     codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
     stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about
     stream.codec_context.copy_opaque = True  # every frame brings its packet's number and group with it

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -57,6 +58,9 @@ def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
     files = [file for file in files if file is not first]
     if not files:
         raise StreamError(f"{folder}: expected segments ({', '.join(sorted(_IMAGES | _CLIPS))}), but there are none")
+    twice = [one for one, other in pairwise(sorted(file.stem.casefold() for file in files)) if one == other]
+    if twice:
+        raise StreamError(f"{folder}: expected segments of different names, but {twice[0]} stands for two of them")
     start_bytes = b"" if first is None else first.read_bytes()
     return _read(files, lambda file: start_bytes if file.suffix.lower() == ".m4s" else b"", 1.0 / frame_rate)
 
