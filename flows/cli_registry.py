@@ -1,5 +1,6 @@
 """Commands about what is registered: list it, bundle it, sense with it, infer with it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -166,6 +167,6 @@ def serving(name: str) -> str:
     from gearnn import tracking
 
     return (
-        f"MLFLOW_TRACKING_URI={tracking.shown_uri()} {command('mlflow')} models serve "
+        f"MLFLOW_TRACKING_URI={shlex.quote(tracking.shown_uri())} {command('mlflow')} models serve "
         f"-m models:/{name}@champion --env-manager local --port 5001"
     )

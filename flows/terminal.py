@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -154,7 +155,7 @@ def print_table(cells: Sequence[Sequence[str]], title: str | None = None) -> Non
 def command(name: str) -> str:
     """How to call a command of this environment from here, whether or not it is activated."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
 
 
 def read_file(file: Path) -> bytes:

@@ -38,6 +38,7 @@ _TURNS = {  # signs of a, b, c, d of a display matrix, which shows a pixel (p, q
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
 _ONE_DEGREE = math.radians(1)
+_PROTECTED = (b"encv", b"sinf", b"schm")  # boxes of a sample entry, ISO/IEC 14496-12, 8.12
 _SIDEWAYS = set(list(_TURNS.values())[4:])
 _HIGH_RANGE = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
 
@@ -285,6 +286,8 @@ def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """(name of the codec, frame) of every frame, in the order of showing."""
     av = av_library()
     container = _container(data)
+    if all(kind in data for kind in _PROTECTED):
+        raise DataError(f"expected a video that can be decoded, but these {len(data)} bytes are encrypted (protected)")
     with _telling(data):
         if container is None:
             yield from _elementary(av, data, options)

@@ -13,7 +13,8 @@ from gearnn.streams.media import read_video
 from gearnn.streams.player import Choose, RateBased, play
 from gearnn.streams.segment import Segment
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".avif", ".heic", ".heif", ".hif"}
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".avif"}
+_HEIF = {".heic", ".heif", ".hif"}  # found, and then refused one by one, so that none is left out in silence
 _CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".ts", ".mov"}
 
 
@@ -45,13 +46,15 @@ def open_source(
         raise StreamError(
             f"{source}: expected a video file, a folder of segments or a manifest (.mpd), but there is none"
         )
-    if path.suffix.lower() in _IMAGES:
+    if path.suffix.lower() in _IMAGES | _HEIF:
         raise StreamError(f"{source}: expected a stream, but this is an image; `gearnn infer` takes images")
     return read_video(source)
 
 
 def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
-    files = sorted((p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS), key=_natural)
+    known = _IMAGES | _HEIF | _CLIPS
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    files = sorted((path for path in shown if path.suffix.lower() in known), key=_natural)
     fragments = [file for file in files if file.suffix.lower() == ".m4s"]
     starts = [*fragments, *(file for file in files if file.suffix.lower() in (".mp4", ".m4v"))] if fragments else []
     first = next((file for file in starts if file.stem.lower().startswith("init")), None)

@@ -170,3 +170,9 @@ def test_masks_of_0_and_255_are_explained(tmp_path: Path) -> None:
 def one_frame_root(root: Path, mask: np.ndarray) -> Path:
     one_frame(root, 1, mask)
     return root
+
+
+def test_a_root_may_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(tmp_path / "frames")
+    assert len(opened(Path("~/frames"))) == 3

@@ -172,6 +172,18 @@ def test_what_frames_are_not_corrected_for_is_logged_once(caplog: pytest.LogCapt
         assert words in message
 
 
+def test_an_encrypted_video_is_called_so() -> None:
+    buffer, key = io.BytesIO(), "0123456789abcdef" * 2
+    how = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": key, "encryption_kid": key}
+    with av.open(buffer, "w", format="mp4", options=how) as file:
+        stream = file.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels(), format="rgb24")))
+        file.mux(stream.encode())
+    with pytest.raises(DataError, match=r"these \d+ bytes are encrypted \(protected\)"):
+        decode(buffer.getvalue())
+
+
 def test_a_picture_of_tiles_is_no_stream(tmp_path: Path) -> None:
     from PIL import Image
 
