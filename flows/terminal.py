@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def _configure() -> None:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # commands that write nothing run in folders that may not be written to
+        Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("gearnn")  # downloads, and work in threads that Prefect does not know
     if not logger.handlers:
         logger.addHandler(RichHandler(console=_errors, show_time=False, show_level=False, show_path=False))

@@ -6,6 +6,7 @@ format that is read. What cannot be had whole or unambiguously is refused: HEIF,
 
 import io
 import logging
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +32,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _CARRIERS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # keys of Image.info
-_PNG_CARRIERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_PNG_CARRIERS = (b"eXIf", b"tEXtRaw profile type exif", b"zTXtRaw profile type exif", b"iTXtXML:com.adobe.xmp")
 
 _AVIF = {b"avif", b"avis"}
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf",
@@ -83,7 +84,7 @@ def open_image(data: bytes) -> Image.Image:
         raise DataError(f"expected a still picture, but this {image.format} has {number} frames; save the one you mean")
     if image.format == "AVIF" and _CLEAN_APERTURE in data[: data.find(b"mdat")]:
         raise DataError("expected a whole picture, but this AVIF shows a part of its pixels only; save it anew")
-    if image.format == "PNG" and not any(carrier in data for carrier in _PNG_CARRIERS):
+    if image.format == "PNG" and not any(chunk.startswith(_PNG_CARRIERS) for chunk in _chunks(data)):
         image.info.setdefault("exif", b"")  # else Pillow decodes all pixels to look for EXIF behind them
     return image
 
@@ -203,6 +204,14 @@ def _boxes(data: bytes) -> set[bytes]:
         found.add(kind)
         at += size if size >= 8 else len(data)
     return found
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """Types of a PNG's chunks, each with the start of its content."""
+    at = 8
+    while at + 8 <= len(data):
+        yield data[at + 4 : at + 40]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
 def _bits_of_jpeg(data: bytes) -> int:

@@ -37,6 +37,7 @@ _TURNS = {  # signs of a, b, c, d of a display matrix, which shows a pixel (p, q
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
+_ONE = 1 << 16  # 1.0 in a display matrix
 _ONE_DEGREE = math.radians(1)
 _PROTECTED = (b"encv", b"sinf", b"schm")  # boxes of a sample entry, ISO/IEC 14496-12, 8.12
 _SIDEWAYS = set(list(_TURNS.values())[4:])
@@ -232,12 +233,15 @@ class Turning:
 
 
 def _turn(a: int, b: int, c: int, d: int) -> Image.Transpose | None:
+    if a == b == c == d == 0:  # some writers leave the matrix empty
+        return None
     scales = math.hypot(a, b) or math.inf, math.hypot(c, d) or math.inf
     turned = a / scales[0], b / scales[0], c / scales[1], d / scales[1]
     quarters = next((q for q in _TURNS if max(abs(x - y) for x, y in zip(turned, q, strict=True)) < _ONE_DEGREE), None)
     if quarters is None:
         raise DataError(
-            f"expected a video that is shown upright or turned by quarters, but its display matrix turns it by "
+            f"expected a video that is shown upright or turned by quarters, but its display matrix "
+            f"[{a / _ONE:.3g} {b / _ONE:.3g}; {c / _ONE:.3g} {d / _ONE:.3g}] turns it by "
             f"{math.degrees(math.atan2(-b, a)):.0f} degrees"
         )
     return _TURNS[quarters]

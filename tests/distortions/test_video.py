@@ -142,6 +142,31 @@ def test_a_video_that_is_turned_by_other_angles_is_refused(matrix: tuple[float, 
             look(clip("mp4", matrix))
 
 
+def test_an_empty_matrix_turns_nothing() -> None:
+    data = bytearray(clip("mp4"))
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = bytes(36)
+    assert close(decode(bytes(data)), pixels())
+    data[at : at + 4] = ONE.to_bytes(4, "big")  # all of the picture on one line
+    with pytest.raises(DataError, match=r"its display matrix \[1 0; 0 0\] turns it by"):
+        decode(bytes(data))
+
+
+def test_segments_of_a_fragmented_video_are_turned_as_their_start_says() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}) as file:
+        stream = file.add_stream("libx264", rate=10, options={"g": "2"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.set_display_rotation(90)
+        for _ in range(4):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels(), format="rgb24")))
+        file.mux(stream.encode())
+    start, _, rest = buffer.getvalue().partition(b"moof")
+    second = rest.index(b"moof") - 4
+    segment = start[:-4] + rest[second:]
+    assert [close(frame, shown((0, -1, 1, 0))) for frame in Received(segment).clip.frames] == [True, True]
+
+
 def test_a_matrix_that_also_scales_turns_all_the_same() -> None:
     assert close(decode(clip("mp4", (0, 2, -2, 0))), shown((0, 1, -1, 0)))
 
