@@ -5,8 +5,6 @@ pixels, as they are: pixels that are not square, interlaced fields and high dyna
 """
 
 import io
-import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from gearnn.distortions.parameter_sets import is_turned, size_of_stream
+from gearnn.distortions.showing import SIDEWAYS, Turning, note_oddities, picture_of
 from gearnn.distortions.stills import MAX_PIXELS, PICTURE_BRANDS, picture_of_boxes
 from gearnn.errors import CodecError, DataError, InputError
 
@@ -27,21 +26,7 @@ FRAME_RATE = 25
 _MOST_CLIP_PIXELS = 1 << 31  # in all frames of one clip, a thousand of 2 megapixels: a few seconds of decoding
 _KEY_PICTURE = 1  # AV_PICTURE_TYPE_I
 _CONTAINERS = {b"ftyp": "mov", b"\x1aE\xdf\xa3": "matroska"}
-_TURNS = {  # signs of a, b, c, d of a display matrix, which shows a pixel (p, q) at (a p + c q, b p + d q)
-    (1, 0, 0, 1): None,
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
-_ONE = 1 << 16  # 1.0 in a display matrix
-_ONE_DEGREE = math.radians(1)
 _PROTECTED = (b"encv", b"sinf", b"schm")  # boxes of a sample entry, ISO/IEC 14496-12, 8.12
-_SIDEWAYS = set(list(_TURNS.values())[4:])
-_HIGH_RANGE = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +86,7 @@ def is_video(data: bytes) -> bool:
 def decode_clip(data: bytes) -> list[Image.Image]:
     """Every frame of a clip, RGB, in order; errors as for :func:`decode_video`."""
     turning = Turning()
-    return [_picture(frame, turning(frame)) for _, frame in _frames(data, {})]
+    return [picture_of(frame, turning(frame)) for _, frame in _frames(data, {})]
 
 
 def decode_video(data: bytes, max_pixels: int) -> Decoded:
@@ -130,7 +115,7 @@ def decode_video(data: bytes, max_pixels: int) -> Decoded:
     if last.is_corrupt:
         raise DataError(f"expected a whole video, but the last frame of these {len(data)} bytes is damaged or cut off")
     with _telling(data):
-        return Decoded(image=_picture(last, turn), codec=codec, quantisers=tuple(quantisers))
+        return Decoded(image=picture_of(last, turn), codec=codec, quantisers=tuple(quantisers))
 
 
 def decode_all(data: bytes, max_pixels: int) -> Clip:
@@ -188,7 +173,7 @@ class Gatherer:
         ]
         start = self._frames[0].time
         return Clip(
-            frames=tuple(map(_picture, self._frames, self._turns)),
+            frames=tuple(map(picture_of, self._frames, self._turns)),
             times=tuple(
                 i / FRAME_RATE if frame.time is None or start is None else frame.time - start
                 for i, frame in enumerate(self._frames)
@@ -210,47 +195,8 @@ def size_of(data: bytes) -> tuple[int, int]:
     if _container(data) is None and not is_turned(data):
         return size_of_stream(data)
     for _, frame in _frames(data, {"max_pixels": str(MAX_PIXELS)}):
-        return (frame.height, frame.width) if Turning()(frame) in _SIDEWAYS else (frame.width, frame.height)
+        return (frame.height, frame.width) if Turning()(frame) in SIDEWAYS else (frame.width, frame.height)
     raise DataError(f"expected a video that states its size, but these {len(data)} bytes do not")
-
-
-class Turning:
-    """Follows how the frames of one video are to be turned; a key frame says it for those up to the next."""
-
-    def __init__(self) -> None:
-        self._turn: Image.Transpose | None = None
-
-    def __call__(self, frame: Any) -> Image.Transpose | None:
-        """What makes the next frame, a decoded one of PyAV's, be seen as it is meant; None for nothing.
-
-        Raises:
-            DataError: it is turned by anything but quarters.
-        """
-        matrix = next((bytes(d) for d in frame.side_data if d.type.name == "DISPLAYMATRIX"), None)
-        if matrix is not None or frame.key_frame:
-            self._turn = None if matrix is None else _turn(*np.frombuffer(matrix, np.int32)[[0, 1, 3, 4]].tolist())
-        return self._turn
-
-
-def _turn(a: int, b: int, c: int, d: int) -> Image.Transpose | None:
-    if a == b == c == d == 0:  # some writers leave the matrix empty
-        return None
-    scales = math.hypot(a, b) or math.inf, math.hypot(c, d) or math.inf
-    turned = a / scales[0], b / scales[0], c / scales[1], d / scales[1]
-    quarters = next((q for q in _TURNS if max(abs(x - y) for x, y in zip(turned, q, strict=True)) < _ONE_DEGREE), None)
-    if quarters is None:
-        raise DataError(
-            f"expected a video that is shown upright or turned by quarters, but its display matrix "
-            f"[{a / _ONE:.3g} {b / _ONE:.3g}; {c / _ONE:.3g} {d / _ONE:.3g}] turns it by "
-            f"{math.degrees(math.atan2(-b, a)):.0f} degrees"
-        )
-    return _TURNS[quarters]
-
-
-def _picture(frame: Any, turn: Image.Transpose | None) -> Image.Image:
-    """A decoded frame of PyAV's as it is shown, RGB."""
-    picture: Image.Image = frame.to_image()
-    return picture if turn is None else picture.transpose(turn)
 
 
 def shown_stream(file: Any) -> Any:
@@ -264,26 +210,6 @@ def shown_stream(file: Any) -> Any:
     if brand.encode() in PICTURE_BRANDS or any(stream.disposition & kinds.dependent for stream in streams):
         raise DataError(f"expected a video, but got a picture in HEIF or AVIF ({brand}); convert it to JPEG or PNG")
     return next((stream for stream in streams if not stream.disposition & kinds.attached_pic), None)
-
-
-def note_oddities(frame: Any, aspect: Any) -> None:
-    """Log, once for each, what frames are not corrected for.
-
-    Args:
-        frame: a decoded one of PyAV's.
-        aspect: width of a pixel by its height, a fraction; None or 0 where it is not stated.
-    """
-    if aspect and aspect != 1:
-        _note(f"a video's pixels are {aspect} as wide as high; frames hold them as they are, with shapes squeezed")
-    if frame.interlaced_frame:
-        _note("a video is interlaced; frames hold both fields, which moving edges show")
-    if frame.color_trc in _HIGH_RANGE:
-        _note(f"a video is in high dynamic range ({_HIGH_RANGE[frame.color_trc]}), which frames are not mapped from")
-
-
-@cache
-def _note(text: str) -> None:
-    logging.getLogger("gearnn").warning(text)
 
 
 def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from gearnn.distortions import Received
 from gearnn.distortions.h264 import x264_settings
+from gearnn.distortions.showing import Turning, note_oddities
 from gearnn.distortions.stills import MAX_PIXELS
-from gearnn.distortions.video import Gatherer, Turning, av_library, note_oddities, shown_stream
+from gearnn.distortions.video import Gatherer, av_library, shown_stream
 from gearnn.errors import StreamError
 from gearnn.streams.segment import Segment
 
