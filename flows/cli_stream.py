@@ -13,9 +13,11 @@ import typer
 
 from flows.terminal import console, counting, fail, preflight_data, print_table, running, write_answer
 from gearnn.errors import GearNNError
+from gearnn.files import telling_of_disks
 
 _MOST_RECORDS = 200_000  # that the plot shows; the log has all
 _SHOW = ("none", "masks", "overlays")
+_RESULTS = ("log.jsonl", "plot.png", "plot.svg")
 
 
 def stream(
@@ -47,8 +49,8 @@ def stream(
         from gearnn.choice import Policy, Steady
         from gearnn.compute import Compute
         from gearnn.errors import PlanError
-        from gearnn.files import telling_of_disks
         from gearnn.gearbox import GearBox
+        from gearnn.outputs import Outputs
         from gearnn.streams import Session, Truth, open_source
         from gearnn.streams.throttle import read_trace, throttled
 
@@ -58,6 +60,10 @@ def stream(
             if value not in words:
                 raise PlanError(f"--{name}: expected {', '.join(words)}, but got {value!r}")
         policy = Policy(off_map=off_map, max_distance=_distances(max_distance or []))  # type: ignore[arg-type]
+        outputs = Outputs(output, [path for path in (source, truth, throttle) if path is not None])
+        outputs.check(*_RESULTS)
+        if show != "none":
+            outputs.check_folder(show)
         compute = Compute.resolve(device, precision)  # type: ignore[arg-type]
         gearbox = GearBox.from_registry(base, distortion, alias, compute=compute)
         if throttle is not None:
@@ -72,10 +78,8 @@ def stream(
             truth=None if truth is None else Truth(truth, gearbox.known_problem),
             every=every,
         )
-        with telling_of_disks(output):
-            output.mkdir(parents=True, exist_ok=True)
-            records = _follow(session, open_source(source, frame_rate=frame_rate, live_seconds=seconds), output, show)
-        _report(session, records, output)
+        records = _follow(session, open_source(source, frame_rate=frame_rate, live_seconds=seconds), outputs, show)
+        _report(session, records, outputs)
         if records and not session.tally.frames:
             raise typer.Exit(1)
 
@@ -126,6 +130,8 @@ def _distances(texts: list[str]) -> dict[str, float]:
     found = {}
     for text in texts:
         kind, _, value = text.partition("=")
+        if kind in found:
+            raise LevelError(f"--max-distance: expected every kind once, but {kind} is given twice")
         try:
             found[kind] = float(value)
         except ValueError:
@@ -138,7 +144,7 @@ def _representations(plan: Any, texts: list[str]) -> list[Any]:
     from gearnn.levels import DistortionLevel, expand_levels
 
     if texts:
-        return expand_levels(texts)
+        return list(dict.fromkeys(expand_levels(texts)))
     levels = list(plan.distortion_levels)
     for name in dict.fromkeys(level.parts[-1].kind for level in levels if len(level.parts) == 1):
         kind = kind_of(name)
@@ -148,17 +154,18 @@ def _representations(plan: Any, texts: list[str]) -> list[Any]:
     return list(dict.fromkeys(levels))
 
 
-def _follow(session: Any, segments: Iterator[Any], output: Path, show: str) -> list[Any]:
+def _follow(session: Any, segments: Iterator[Any], outputs: Any, show: str) -> list[Any]:
     """Run a session to its end, or to Ctrl-C; one line of the log a frame, as it comes."""
     records: deque[Any] = deque(maxlen=_MOST_RECORDS)
-    with (output / "log.jsonl").open("w") as log, _view(session) as update:
+    path = outputs.fresh("log.jsonl")
+    with telling_of_disks(path), path.open("w") as log, _view(session) as update:
         try:
             for record, shown in session.run(segments):
                 records.append(record)
                 log.write(json.dumps(record.to_json()) + "\n")
                 log.flush()
                 if shown is not None and show != "none":
-                    _draw(session.problem, shown, output / show / f"{record.segment}-{record.frame}.png", show)
+                    _draw(session.problem, shown, outputs, f"{show}/{record.segment}-{record.frame}")
                 update(record)
         except KeyboardInterrupt:
             console.print("stopped; what ran until now is told below")
@@ -167,15 +174,15 @@ def _follow(session: Any, segments: Iterator[Any], output: Path, show: str) -> l
     return list(records)
 
 
-def _draw(problem: Any, shown: Any, target: Path, show: str) -> None:
+def _draw(problem: Any, shown: Any, outputs: Any, stem: str) -> None:
     import numpy as np
     from PIL import Image
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if show == "overlays" and hasattr(problem, "draw"):
-        Image.fromarray(problem.draw(np.asarray(shown.image), shown.prediction)).save(target)
+    if stem.startswith("overlays") and hasattr(problem, "draw"):
+        drawn = Image.fromarray(problem.draw(np.asarray(shown.image), shown.prediction))
+        drawn.save(outputs.fresh(f"{stem}.png"))
     else:
-        write_answer(problem.answer(shown.prediction), target)
+        write_answer(problem.answer(shown.prediction), outputs, stem)
 
 
 @contextmanager
@@ -228,7 +235,7 @@ class _State:
         return ", ".join(f"{name} {value}" for name, value in self.rows(record))
 
 
-def _report(session: Any, records: list[Any], output: Path) -> None:
+def _report(session: Any, records: list[Any], outputs: Any) -> None:
     from statistics import median
 
     from gearnn.vocabulary import title
@@ -244,10 +251,11 @@ def _report(session: Any, records: list[Any], output: Path) -> None:
         console.print(f"skipped: {tally.skipped_segments} segments, {tally.skipped_frames} frames; the log says why")
     if tally.latencies_ms:
         console.print(f"latency: {median(tally.latencies_ms):.1f} ms a frame (median), without decoding and sensing")
-    written = [output / "log.jsonl"]
+    written = [outputs.folder / "log.jsonl"]
     if tally.frames:
         from gearnn.figures import save
         from gearnn.streams.figure import over_time
 
-        written += save(over_time(records, metric=metric), output / "plot")[:1]
+        plots = [outputs.fresh(name) for name in _RESULTS[1:]]
+        written += save(over_time(records, metric=metric), plots[0].with_suffix(""))[:1]
     console.print("written: " + ", ".join(map(str, written)), soft_wrap=True, highlight=False)

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def _configure() -> None:
         defaults["PREFECT_HOME"] = str(home() / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # commands that write nothing run in folders that may not be written to
+        Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect")).mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("gearnn")  # downloads, and work in threads that Prefect does not know
     if not logger.handlers:
         logger.addHandler(RichHandler(console=_errors, show_time=False, show_level=False, show_path=False))
@@ -154,7 +156,7 @@ def print_table(cells: Sequence[Sequence[str]], title: str | None = None) -> Non
 def command(name: str) -> str:
     """How to call a command of this environment from here, whether or not it is activated."""
     beside = Path(sys.executable).parent / name
-    return name if shutil.which(name) or not beside.exists() else os.path.relpath(beside)
+    return name if shutil.which(name) or not beside.exists() else shlex.quote(os.path.relpath(beside))
 
 
 def read_file(file: Path) -> bytes:
@@ -172,17 +174,25 @@ def fail(message: str) -> None:
     _errors.print(f"error: {message}", style="red", soft_wrap=True, highlight=False, markup=False)
 
 
-def write_answer(answer: Any, stem: Path) -> str:
-    """Write the mask and the facts of an answer beside each other; says where."""
+def write_answer(answer: Any, outputs: Any, stem: str) -> str:
+    """Write the mask and the facts of an answer beside each other; says where.
+
+    Args:
+        answer: of a problem.
+        outputs: the :class:`gearnn.outputs.Outputs` that they go to.
+        stem: their name there, without its ending.
+    """
     import json
 
     from PIL import Image
 
     written = []
     if answer.mask is not None:
-        Image.fromarray(answer.mask).save(stem.with_suffix(".png"))
-        written.append(f"mask in {stem.with_suffix('.png')}")
+        path = outputs.fresh(f"{stem}.png")
+        Image.fromarray(answer.mask).save(path)
+        written.append(f"mask in {path}")
     if answer.facts:
-        stem.with_suffix(".json").write_text(json.dumps(answer.facts) + "\n")
-        written.append(f"facts in {stem.with_suffix('.json')}")
+        path = outputs.fresh(f"{stem}.json")
+        path.write_text(json.dumps(answer.facts) + "\n")
+        written.append(f"facts in {path}")
     return ", ".join(written)

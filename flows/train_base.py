@@ -10,7 +10,7 @@ from gearnn import vocabulary as words
 from gearnn.errors import PlanError
 from gearnn.levels import PRISTINE
 from gearnn.plan import Plan
-from tasks.base import export_base, prepare_base
+from tasks.base import export_base, output_of, prepare_base
 from tasks.data import check_data
 from tasks.evaluate import evaluate_solution
 from tasks.preflight import preflight
@@ -30,9 +30,12 @@ def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
 
     Raises:
         PlanError: the plan does not say how to train one.
+        OutputError: the file would take the place of one that GearNN did not write.
     """
     if plan.base.train is None:
         raise PlanError("plan: base.train: expected how to train the base, but the plan names a checkpoint only")
+    if output is not None:
+        output_of(plan, Path(output))
     preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()

@@ -21,6 +21,7 @@ from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.objectives import distilled_loss
+from gearnn.outputs import Outputs
 from gearnn.plan import Plan
 from gearnn.preflight import check_bound, check_levels, check_network, check_sizes
 from gearnn.problem import Problem
@@ -139,8 +140,10 @@ def main(arguments: list[str]) -> int:
         path = Path(arguments[2] if len(arguments) == 3 else f"{level.slug}.safetensors")
         if not path.parent.is_dir():
             raise PlanError(f"output {path}: expected the folder {path.parent} to exist")
+        outputs = Outputs(path.parent, [arguments[0], *([plan.base.checkpoint] if plan.base.checkpoint else [])])
+        outputs.check(path.name)
         adaptor = adapt_from_plan(plan, level, _print_epochs)
-        adaptor.save(path)
+        adaptor.save(outputs.fresh(path.name))
     except GearNNError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

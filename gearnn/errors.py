@@ -12,6 +12,7 @@
     │   ├── BoundError        a bound that no layer fits into
     │   ├── SenseError        the distortion level of these bytes cannot be told, or contradicts a hint
     │   │   └── SeveralDistortionsError  they show several distortions, which no adaptor combines
+    │   ├── OutputError       a result that would take the place of an input, or of a file that GearNN did not write
     │   └── StreamError       a source of frames: no such file, no manifest, an address that does not answer
     ├── AdaptorError          an adaptor file: another base, missing or wrong tensors
     ├── GearError             a level that this gearbox has no gear for
@@ -69,6 +70,10 @@ class BoundError(InputError, ValueError):
 
 class SenseError(InputError, ValueError):
     """The distortion level of an input cannot be told from its bytes."""
+
+
+class OutputError(InputError):
+    """A result would take the place of an input, or of a file that GearNN did not write."""
 
 
 class StreamError(InputError):

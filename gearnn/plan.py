@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
@@ -26,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 import gearnn
 from gearnn.compute import Precision
+from gearnn.documents import read_yaml
 from gearnn.errors import LevelError, PlanError
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.recipe import Recipe
@@ -134,18 +134,17 @@ class Plan(Section):
         """Read a plan from a YAML file.
 
         Raises:
-            PlanError: no such file, no YAML, or an entry that is wrong; every wrong entry is named.
+            PlanError: no such file, no YAML, a key that stands twice, or an entry that is wrong; every wrong entry
+                is named.
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text())
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise PlanError(f"plan {path}: no such file") from None
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"plan {path}: expected a readable file, but got: {error}") from error
-        except yaml.YAMLError as error:
-            raise PlanError(f"plan {path}: expected YAML, but got: {' '.join(str(error).split())}") from error
-        return cls.read(content, source=str(path))
+        return cls.read(read_yaml(text, source=f"plan {path}"), source=str(path))
 
     @classmethod
     def read(cls, content: Any, *, source: str) -> "Plan":
@@ -233,6 +232,8 @@ def _describe(error: ValidationError) -> str:
             parts.append(f"{where} is missing")
         elif entry["type"] in _PLAIN:
             parts.append(f"{where}: expected {_PLAIN[entry['type']]}, but got {entry['input']!r}")
+        elif entry["type"] == "string_type":
+            parts.append(f"{where}: expected text, but got {entry['input']!r}{_as_text(entry['input'])}")
         elif entry["type"] == "too_short" and entry["input"]:
             continue  # its items are wrong, which is told by themselves
         else:
@@ -241,6 +242,16 @@ def _describe(error: ValidationError) -> str:
             came = "" if told else f", but got {entry['input']!r}"
             parts.append(f"{where}: {message}{came}" if where else f"{message}{came}")
     return "; ".join(parts)
+
+
+def _as_text(value: Any) -> str:
+    """How to write what YAML reads otherwise than people mean."""
+    if isinstance(value, bool | int | float):
+        return ', which YAML reads so; quote it, as in "no" or "0"'
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((key, item),) = value.items()
+        return f"; without the space behind the colon it is {key}:{item}"
+    return ""
 
 
 def _suggestion(location: tuple[int | str, ...]) -> str:

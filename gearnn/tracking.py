@@ -7,6 +7,7 @@ thread, and levels run in threads. Without a server everything lands in a sqlite
 import hashlib
 import json
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ def ui_command() -> str:
     """The command that opens the MLflow UI on these runs."""
     if tracking_uri().startswith("http"):
         return f"open {shown_uri()} in a browser"
-    return f"mlflow ui --backend-store-uri {shown_uri()}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(shown_uri())}"
 
 
 @contextmanager

@@ -8,15 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from flows.deployments import prefect_api
-from gearnn.errors import ServerError
+from gearnn.documents import read_yaml
+from gearnn.errors import PlanError, ServerError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
@@ -27,13 +28,13 @@ def main(say: Say = lambda line: sys.stdout.write(f"{line}\n")) -> int:
     """Deploy everything; the exit status is that of ``prefect deploy``."""
     try:
         return _deploy(say)
-    except ServerError as error:
+    except (ServerError, PlanError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
 
 
 def _deploy(say: Say) -> int:
-    pools = {d["work_pool"]["name"] for d in yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]}
+    pools = {d["work_pool"]["name"] for d in _read(REPOSITORY / "prefect.yaml")["deployments"]}
     with prefect_api() as client:
         for pool in sorted(pools):
             say(f"work pool {pool}: {ensure_pool(client, pool)}")
@@ -58,7 +59,11 @@ def ensure_pool(client: SyncPrefectClient, name: str) -> str:
 
 def read_automations(path: Path) -> list[AutomationCore]:
     """The automations of a file, checked."""
-    return [AutomationCore.model_validate(one) for one in yaml.safe_load(path.read_text())["automations"]]
+    return [AutomationCore.model_validate(one) for one in _read(path)["automations"]]
+
+
+def _read(path: Path) -> Any:
+    return read_yaml(path.read_text(), source=str(path))
 
 
 def ensure_automation(client: SyncPrefectClient, wanted: AutomationCore) -> str:

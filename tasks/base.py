@@ -13,6 +13,7 @@ from gearnn.layers import fingerprint, model_size
 from gearnn.levels import DistortionLevel
 from gearnn.models import save_checkpoint
 from gearnn.models.frozen import freeze_batchnorms, thaw_batchnorms
+from gearnn.outputs import Outputs
 from gearnn.plan import Plan
 from gearnn.problem import Problem
 from gearnn.resolve import (
@@ -126,5 +127,16 @@ def export_base(plan: Plan, base: Base, path: Path) -> None:
     facts = problem_for(plan).describe()
     header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
     header |= {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(path, fetch_network(plan, base.weights), header)
+    save_checkpoint(output_of(plan, path).fresh(path.name), fetch_network(plan, base.weights), header)
+
+
+def output_of(plan: Plan, path: Path) -> Outputs:
+    """The folder that a base is written to.
+
+    Raises:
+        OutputError: its file would take the place of the checkpoint that it is trained from, or of one that GearNN
+            did not write.
+    """
+    outputs = Outputs(path.parent, [plan.base.checkpoint] if plan.base.checkpoint else [])
+    outputs.check(path.name)
+    return outputs

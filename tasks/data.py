@@ -15,7 +15,7 @@ def _reads(plan: Plan) -> dict[str, Any]:
     return {"digests": digests_of(plan)}
 
 
-@step(version=1, reads=_reads, label="check data")
+@step(version=2, reads=_reads, label="check data")
 def check_data(plan: Plan) -> Data:
     """Check the splits of a plan.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from gearnn.datasets import DistortedDataset
 from gearnn.datasets.inspect import LevelFacts, SplitFacts, contact_sheet, describe_level, describe_split, spread
 from gearnn.levels import DistortionLevel
+from gearnn.outputs import Outputs
 from gearnn.plan import Plan
 from gearnn.resolve import ROLES, open_role
 from gearnn.storage import Store
@@ -37,18 +38,30 @@ def inspect_levels(plan: Plan, folder: Path, on_done: Count) -> list[tuple[str, 
 
     Raises:
         DataError: frames cannot be encoded at a level; it is named.
+        OutputError: a file of that name is no contact sheet.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    outputs = sheets_of(plan, folder)
     dataset = open_role(plan, "train")
     cells = [("level", "received", "bytes a frame", "bits a pixel", "PSNR", "sensed")]
     levels = (DistortionLevel(), *plan.distortion_levels)
     for number, level in enumerate(levels, start=1):
         samples = DistortedDataset(dataset, level, Store(plan.store).frames)
         facts = describe_level(samples, spread(len(dataset), _MEASURED_FRAMES))
-        contact_sheet(samples, facts).save(folder / f"{level.slug}.png", optimize=True)
+        contact_sheet(samples, facts).save(outputs.fresh(f"{level.slug}.png"), optimize=True)
         cells.append(_level_line(facts))
         on_done(number, len(levels))
     return cells
+
+
+def sheets_of(plan: Plan, folder: Path) -> Outputs:
+    """Where the contact sheets go.
+
+    Raises:
+        OutputError: one would take the place of a file that is none.
+    """
+    outputs = Outputs(folder)
+    outputs.check(*(f"{level.slug}.png" for level in (DistortionLevel(), *plan.distortion_levels)))
+    return outputs
 
 
 def _split_line(split: str, served: str, facts: SplitFacts) -> tuple[str, ...]:

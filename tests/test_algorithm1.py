@@ -69,6 +69,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
 
 def test_the_command_runs_one_level_without_prefect_and_mlflow(tmp_path: Path, capsys: Any) -> None:
     target = tmp_path / "a.safetensors"
+    assert algorithm1.main([str(write_plan(tmp_path)), "jpeg:quality=10", str(target)]) == 0  # and over its own
     assert algorithm1.main([str(write_plan(tmp_path)), "jpeg:quality=10", str(target)]) == 0
     adaptor = Adaptor.load(target)
     assert f"{adaptor.num_values} of {adaptor.bound} values" in capsys.readouterr().out
@@ -80,6 +81,7 @@ def test_the_command_runs_one_level_without_prefect_and_mlflow(tmp_path: Path, c
         ({}, "jpeg:quality=100", "a", "at a pristine one the base itself runs"),
         ({}, "jpeg:quality=10", "none/a", "expected the folder"),
         ({"bound": {"values": 2}}, "jpeg:quality=10", "a", "the smallest layer"),
+        ({}, "jpeg:quality=10", "plan.yaml", "plan.yaml: expected a place for a result, but it is the input"),
     ],
 )
 def test_the_command_refuses_before_training(

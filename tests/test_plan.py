@@ -90,7 +90,7 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
             "levels: expected data.camera.size, or resolution:WIDTHxHEIGHT/WIDTHxHEIGHT",
         ),
         ({"levels": ["resolution:{240x180/480x360,120x90}"]}, "levels: expected data.camera.size"),
-        ({"levels": [10]}, "levels.0: expected a valid string, but got 10"),
+        ({"levels": [10]}, "levels.0: expected text, but got 10"),
         ({"levels": "paper/fog"}, "levels: unknown level set 'paper/fog'"),
         ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of train, val"),
         ({"base": {"name": "drn_d_22", "num_classes": 11}}, "base: expected `checkpoint` (a file), or `train`"),
@@ -114,7 +114,7 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
             {"base": {"name": "drn_d_22", "train": {"batchnorm": "no"}}},
             "base.train.batchnorm: expected 'moving' or",
         ),
-        ({"problem": {"name": 3}}, "problem.name: expected a valid string, but got 3"),
+        ({"problem": {"name": 3}}, "problem.name: expected text, but got 3"),
         (
             {"data": {"name": "class_folders", "root": "x", "classes": ["cat", "cat"]}},
             "data: expected `classes` of different names, but got ['cat', 'cat']",
@@ -202,3 +202,30 @@ def test_the_format_is_a_whole_number_from_1_on() -> None:
     for value, told in ((0, "format: expected greater than or equal to 1, but got 0"), ("2", "but got '2'")):
         with pytest.raises(PlanError, match=told):
             Plan.read(content(format=value), source="here")
+
+
+def test_a_key_that_stands_twice_is_refused_and_merged_keys_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    text = yaml.safe_dump(content())
+    path.write_text(f"{text}seed: 1\nfinetune: &how {{epochs: 2}}\npartial: {{<<: *how, epochs: 3}}\n")
+    plan = Plan.load(path)
+    assert (plan.finetune.epochs, plan.partial and plan.partial.epochs) == (2, 3)
+    path.write_text(f"{text}seed: 1\nfinetune:\n  epochs: 4\n  batch_size: 2\n  epochs: 40\n")
+    line = text.count("\n") + 3
+    with pytest.raises(
+        PlanError, match=rf"plan .*plan.yaml: .* finetune.epochs stands in line {line} and again in line {line + 2}"
+    ):
+        Plan.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"levels": [{"jpeg": "quality=5"}]}, r"got {'jpeg': 'quality=5'}; without the space .* it is jpeg:quality=5"),
+        ({"data": {"name": "class_folders", "root": "x", "classes": [False]}}, r'got False, .*; quote it, as in "no"'),
+        ({"data": {"name": "class_folders", "root": "x", "classes": [0]}}, r'got 0, which YAML reads so; .* "0"'),
+    ],
+)
+def test_what_yaml_reads_otherwise_than_people_mean_is_explained(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        Plan.read(content(**changes), source="a")

@@ -94,5 +94,5 @@ def open_split(
             f"unknown dataset {name!r}; expected one of {', '.join(_IN_FOLDERS)} with its folder, or streets"
         )
     opener, folders = _IN_FOLDERS[name]
-    local = fetch_folder(str(root), folders(split)) if is_remote(root) else Path(root)
+    local = fetch_folder(str(root), folders(split)) if is_remote(root) else Path(root).expanduser()
     return opener(local, split, camera, options)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gearnn.datasets.files import images_in, paired
+from gearnn.datasets.files import images_in, mask_digest, paired
 from gearnn.datasets.frames import Camera, ImageFolders
 from gearnn.errors import DataError
 
@@ -34,13 +34,13 @@ class FolderWithInstances(ImageFolders):
         Raises:
             DataError: the file is missing, unreadable, no mask, or of another size than its frame.
         """
-        return self._open_mask(self._folder / f"{self._frames[index].stem}.png", index, ("L", "P", "I;16", "I"))
+        return self._open_mask(self._folder / f"{self._frames[index].stem}.png", index)
 
     def instances_digest(self) -> str:
         """sha256 of all masks of instances."""
         total = hashlib.sha256()
         for path in self._paths():
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            total.update(mask_digest(path))
         return total.hexdigest()
 
     def _paths(self) -> list[Path]:
@@ -60,7 +60,7 @@ def open_folder(
 
     Args:
         root: folder of the splits.
-        split: name of a folder in it, with ``images`` (PNG or JPEG) and ``masks`` (PNG, 8-bit class indices).
+        split: name of a folder in it, with ``images`` (PNG or JPEG) and ``masks`` (PNG, class indices).
         camera: scales frames and masks.
         class_names: names of classes 0 .. C-1.
         ignore_index: value of pixels without truth.

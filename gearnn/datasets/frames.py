@@ -4,14 +4,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from PIL import Image
 
-from gearnn.datasets.files import image_size, open_image
-from gearnn.distortions.received import to_rgb
+from gearnn.datasets.files import image_digest, image_orientation, image_size, mask_digest, open_image
+from gearnn.distortions.stills import to_rgb
 from gearnn.errors import DataError
+
+_MASK_MODES = ("1", "L", "P", "I;16", "I")
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -35,7 +37,7 @@ class Camera:
     resample: str = "box"
 
     def frame(self, image: Image.Image) -> Image.Image:
-        """RGB frame at the camera's size."""
+        """Upright RGB frame at the camera's size."""
         image = to_rgb(image)
         return image if self._fits(image) else image.resize(self._size(image), RESAMPLING[self.resample])
 
@@ -155,7 +157,7 @@ class FrameFiles:
     def frame_digest(self, index: int) -> str:
         if index not in self._digests:
             files = [*self._before_of(index), self._frames[index]]
-            content = " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+            content = " ".join(map(image_digest, files))  # of upright files as it always was: no frame is made anew
             self._digests[index] = hashlib.sha256(f"{content} {self.camera}".encode()).hexdigest()
         return self._digests[index]
 
@@ -168,7 +170,7 @@ class ImageFolders(FrameFiles):
 
     Args:
         frames: frame files in order.
-        labels: for every frame its mask, 8-bit indices.
+        labels: for every frame its mask, indices of at most 16 bits.
         class_names: names of classes 0 .. C-1.
         ignore_index: label of void pixels.
         camera: the sensor of the plan.
@@ -205,22 +207,39 @@ class ImageFolders(FrameFiles):
 
     def mask(self, index: int) -> np.ndarray:
         """What the label file holds at the camera's size, uint8 [H, W]; errors as for :meth:`target`."""
-        return self._open_mask(self._labels[index], index, ("L", "P")).astype(np.uint8)
+        mask = self._open_mask(self._labels[index], index)
+        if mask.max(initial=0) > 255:
+            self._refuse(int(mask[mask > 255][0]), self._labels[index])
+        return mask.astype(np.uint8)
 
-    def _open_mask(self, path: Path, index: int, modes: tuple[str, ...]) -> np.ndarray:
+    def _open_mask(self, path: Path, index: int) -> np.ndarray:
+        """One index a pixel at the camera's size, from 1, 8 or 16 bits; masks belong to the upright frame."""
         mask = open_image(path)
-        if mask.mode not in modes:
-            raise DataError(f"label {path}: expected one index a pixel ({', '.join(modes)}), but got mode {mask.mode}")
+        if mask.mode not in _MASK_MODES:
+            raise DataError(f"label {path}: expected one index a pixel, of at most 16 bits, but got mode {mask.mode}")
         source = image_size(self._frames[index])
         if mask.size != source:
-            raise DataError(f"label {path}: expected the size of its frame, {_by(source)}, but got {_by(mask.size)}")
+            raise DataError(
+                f"label {path}: expected the size of its frame, {_by(source)}, but got {_by(mask.size)}"
+                + self._turned(index, mask.size == source[::-1])
+            )
         return np.array(self.camera.label(mask))
+
+    def _turned(self, index: int, is_sideways: bool) -> str:
+        """That orientation may be why a mask does not fit."""
+        orientation = image_orientation(self._frames[index])
+        if orientation == 1:
+            return "; perhaps one of them was turned by its EXIF orientation and saved without it" * is_sideways
+        return (
+            f"; the frame is turned upright by its EXIF orientation {orientation}, and masks belong to the upright "
+            f"picture: turn the mask, or save the frame without the orientation that the mask was drawn without"
+        )
 
     def digest(self) -> str:
         total = hashlib.sha256(f"{self.class_names} {self.ignore_index}".encode())
         for index, path in enumerate(self._labels):
             total.update(f"{self.name(index)} {self.frame_digest(index)} ".encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+            total.update(mask_digest(path))
         return total.hexdigest()
 
     def _check_range(self, classes: np.ndarray, path: Path) -> None:
@@ -230,11 +249,17 @@ class ImageFolders(FrameFiles):
             allowed[self.ignore_index] = True
         wrong = np.unique(classes[~allowed[classes]])
         if len(wrong):
-            void = "" if self.ignore_index is None else f" or {self.ignore_index} for void"
-            raise DataError(
-                f"label {path}: expected classes 0 to {len(self.class_names) - 1}{void}, but got {wrong[0]}"
-                + (f"; if {wrong[0]} is void, data.ignore says so" if self.ignore_index is None else "")
-            )
+            is_binary = len(self.class_names) == 2 and set(np.unique(classes)) <= {0, 255}
+            self._refuse(int(wrong[0]), path, is_binary=is_binary)
+
+    def _refuse(self, value: int, path: Path, *, is_binary: bool = False) -> NoReturn:
+        void = "" if self.ignore_index is None else f" or {self.ignore_index} for void"
+        advice = f"; if {value} is void, data.ignore says so" if self.ignore_index is None and value <= 255 else ""
+        if is_binary:
+            advice = f"; masks hold 0 and 1, so where 255 is the second class, write 1 there{advice}"
+        raise DataError(
+            f"label {path}: expected classes 0 to {len(self.class_names) - 1}{void}, but got {value}{advice}"
+        )
 
 
 def _by(size: tuple[int, int]) -> str:

@@ -9,9 +9,10 @@ from gearnn.distortions import h264, jpeg, video
 from gearnn.distortions.calibration import Calibration, calibrate, needs_calibration
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Sensed, encode_png
 from gearnn.distortions.nearest import distance, nearest, strength
-from gearnn.distortions.received import MAX_PIXELS, Received, decode, to_rgb
+from gearnn.distortions.received import Received, decode
 from gearnn.distortions.registry import kind_of, kinds, names
 from gearnn.distortions.sensor import Sensor, ask
+from gearnn.distortions.stills import MAX_PIXELS, to_rgb
 from gearnn.errors import CodecError, GearNNError, LevelError, SenseError
 from gearnn.levels import DistortionLevel, LevelPart
 

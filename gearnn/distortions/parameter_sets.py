@@ -1,14 +1,16 @@
 """The frame size of an H.264 elementary stream, from its sequence parameter set (ITU-T H.264, 7.3.2.1.1).
 
 FFmpeg tells the size only once it has decoded a frame; the parameter set stands at the start of the
-stream, and reading it takes microseconds. Nothing else of the bitstream is read here.
+stream, and reading it takes microseconds. Of the rest of the bitstream only the types of messages are read here.
 """
 
 from functools import lru_cache
 
 from gearnn.errors import DataError
 
-_SPS, _START = 7, b"\0\0\1"
+_SPS, _SEI, _START = 7, 6, b"\0\0\1"
+_SLICES = {1, 5}
+_DISPLAY_ORIENTATION = 47  # D.1.27
 _WITH_CHROMA_FORMAT = {44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244}
 _LONGEST = 400
 
@@ -27,6 +29,35 @@ def size_of_stream(data: bytes) -> tuple[int, int]:
             return _size(unit[:end] if end >= 0 else unit)
         at = data.find(_START, at + 3)
     raise DataError(f"expected an H.264 stream with a sequence parameter set, but these {len(data)} bytes have none")
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether an elementary stream says before its first picture that frames are shown turned or mirrored (SEI)."""
+    at = data.find(_START)
+    while at >= 0 and at + 3 < len(data) and data[at + 3] & 0x1F not in _SLICES:
+        following = data.find(_START, at + 3)
+        if data[at + 3] & 0x1F == _SEI:
+            unit = data[at + 4 : following if following >= 0 else len(data)].replace(b"\0\0\3", b"\0\0")
+            if _DISPLAY_ORIENTATION in _messages(unit):
+                return True
+        at = following
+    return False
+
+
+def _messages(unit: bytes) -> list[int]:
+    """Types of the messages in a unit of supplemental enhancement information (7.3.2.3.1)."""
+    types, at = [], 0
+    while at < len(unit) - 1:  # the last byte is the unit's own end
+        numbers = []
+        for _ in ("type", "size"):
+            start = at
+            while at < len(unit) and unit[at] == 0xFF:
+                at += 1
+            numbers.append(0xFF * (at - start) + (unit[at] if at < len(unit) else 0))
+            at += 1
+        types.append(numbers[0])
+        at += numbers[1]
+    return types
 
 
 @lru_cache(maxsize=256)  # the frames of a stream share their parameter set

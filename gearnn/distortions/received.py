@@ -4,27 +4,21 @@ Decoding is safe on any bytes: a damaged or foreign input is a :class:`gearnn.er
 frame of more than ``MAX_PIXELS`` is refused before memory is taken for it.
 """
 
-import io
 from functools import cached_property
 
-import numpy as np
 from PIL import Image
 
 from gearnn.distortions import video
+from gearnn.distortions.stills import MAX_PIXELS, open_image, to_rgb, unreadable, upright_size
 from gearnn.distortions.video import Clip
 from gearnn.errors import DataError
-
-MAX_PIXELS = 1 << 26
-"""Largest frame that is decoded, in pixels: 8192 x 8192. A bomb declares more than it holds."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM")
 
 
 class Received:
     """What a sensor and a DNN get of one frame.
 
     Args:
-        data: an image file (JPEG, PNG, WebP, BMP, PPM), or a clip (H.264, MP4, Matroska,
+        data: an image file (JPEG, PNG, WebP, BMP, PPM, AVIF), or a clip (H.264, MP4, Matroska,
             MPEG-TS) whose last frame is the one to look at.
     """
 
@@ -37,7 +31,10 @@ class Received:
 
     @classmethod
     def of_image(cls, image: Image.Image) -> "Received":
-        """A frame that is decoded already; only kinds that look at pixels can sense it."""
+        """A frame that is decoded already; only kinds that look at pixels can sense it.
+
+        A picture that still carries an EXIF orientation is turned by it, as one from a file is.
+        """
         received = cls(b"")
         received.__dict__["image"] = to_rgb(image)
         return received
@@ -84,7 +81,7 @@ class Received:
 
     @cached_property
     def image(self) -> Image.Image:
-        """The frame, RGB.
+        """The frame, RGB, upright.
 
         Raises:
             DataError: the bytes cannot be decoded, or the frame has more than ``MAX_PIXELS``.
@@ -93,10 +90,10 @@ class Received:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) of the frame, read from the header or the stream's parameters."""
+        """(width, height) of the upright frame, read from the header or the stream's parameters."""
         if "image" in self.__dict__:
             return self.image.size
-        return video.size_of(self.data) if self.is_video else open_image(self.data).size
+        return video.size_of(self.data) if self.is_video else upright_size(open_image(self.data))
 
 
 class _DecodedClip(Received):
@@ -131,43 +128,4 @@ def _decode_image(data: bytes) -> Image.Image:
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds of errors on damaged files
-        raise _unreadable(data, error) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as RGB with 8 bits a channel; grey values of 16 bits are scaled.
-
-    Raises:
-        DataError: values that have no stated range.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image, dtype=np.float64) / 257.0  # 65535 becomes 255
-        return Image.fromarray(np.round(grey).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise DataError(f"expected an image of 8 or 16 bits a channel, but got Pillow's mode {image.mode}")
-    return image.convert("RGB")
-
-
-def open_image(data: bytes) -> Image.Image:
-    """The image with its header read and its size checked, pixels not decoded yet.
-
-    Raises:
-        DataError: no image of a format that cameras write, or one of more than ``MAX_PIXELS``.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except Exception as error:
-        raise _unreadable(data, error) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise DataError(f"expected a frame of at most {MAX_PIXELS:,} pixels, but got {width}x{height}")
-    return image
-
-
-def _unreadable(data: bytes, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:200].partition(" <_io.BytesIO")[0]
-    return DataError(
-        f"expected an encoded image, but {len(data)} bytes that start with [{data[:4].hex(' ')}] gave: {reason}"
-    )
+        raise unreadable(data, error) from error

@@ -1,4 +1,8 @@
-"""Clips read by PyAV (FFmpeg's libraries), which is imported here only; :mod:`gearnn.distortions.x264` writes them."""
+"""Clips read by PyAV (FFmpeg's libraries), which is imported here only; :mod:`gearnn.distortions.x264` writes them.
+
+Frames are turned as their display matrix says, which phones write and H.264 may carry (SEI). They hold all coded
+pixels, as they are: pixels that are not square, interlaced fields and high dynamic range are logged once.
+"""
 
 import io
 from collections.abc import Iterator
@@ -11,7 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gearnn.distortions.parameter_sets import size_of_stream
+from gearnn.distortions.parameter_sets import is_turned, size_of_stream
+from gearnn.distortions.showing import SIDEWAYS, Turning, note_oddities, picture_of
+from gearnn.distortions.stills import MAX_PIXELS, PICTURE_BRANDS, picture_of_boxes
 from gearnn.errors import CodecError, DataError, InputError
 
 FRAME_RATE = 25
@@ -20,6 +26,7 @@ FRAME_RATE = 25
 _MOST_CLIP_PIXELS = 1 << 31  # in all frames of one clip, a thousand of 2 megapixels: a few seconds of decoding
 _KEY_PICTURE = 1  # AV_PICTURE_TYPE_I
 _CONTAINERS = {b"ftyp": "mov", b"\x1aE\xdf\xa3": "matroska"}
+_PROTECTED = (b"encv", b"sinf", b"schm")  # boxes of a sample entry, ISO/IEC 14496-12, 8.12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +80,13 @@ class Clip:
 
 def is_video(data: bytes) -> bool:
     """Whether bytes start as an H.264 elementary stream, MP4, Matroska or an MPEG transport stream do."""
-    return _is_elementary(data) or _container(data) is not None
+    return _is_elementary(data) or (_container(data) is not None and not picture_of_boxes(data))
 
 
 def decode_clip(data: bytes) -> list[Image.Image]:
     """Every frame of a clip, RGB, in order; errors as for :func:`decode_video`."""
-    return [frame.to_image() for _, frame in _frames(data, {})]
+    turning = Turning()
+    return [picture_of(frame, turning(frame)) for _, frame in _frames(data, {})]
 
 
 def decode_video(data: bytes, max_pixels: int) -> Decoded:
@@ -92,12 +100,13 @@ def decode_video(data: bytes, max_pixels: int) -> Decoded:
         DataError: no video, a damaged one, one without frames, or with too large frames.
         CodecError: PyAV is missing.
     """
-    last, codec, pixels = None, "", 0
+    last, turn, codec, pixels = None, None, "", 0
+    turning = Turning()
     quantisers: list[Quantisers] = []
     for codec, frame in _frames(data, {"export_side_data": "venc_params", "max_pixels": str(max_pixels)}):
         if codec == "h264":
             quantisers += [_quantisers(frame, d) for d in frame.side_data if d.type.name == "VIDEO_ENC_PARAMS"]
-        last = frame
+        last, turn = frame, turning(frame)
         pixels += frame.width * frame.height
         if pixels > _MOST_CLIP_PIXELS:
             raise DataError(f"expected a clip of at most {_MOST_CLIP_PIXELS:,} pixels in all, but got more")
@@ -106,7 +115,7 @@ def decode_video(data: bytes, max_pixels: int) -> Decoded:
     if last.is_corrupt:
         raise DataError(f"expected a whole video, but the last frame of these {len(data)} bytes is damaged or cut off")
     with _telling(data):
-        return Decoded(image=last.to_image(), codec=codec, quantisers=tuple(quantisers))
+        return Decoded(image=picture_of(last, turn), codec=codec, quantisers=tuple(quantisers))
 
 
 def decode_all(data: bytes, max_pixels: int) -> Clip:
@@ -115,9 +124,9 @@ def decode_all(data: bytes, max_pixels: int) -> Clip:
     Raises:
         DataError: also where any frame is damaged or cut off.
     """
-    gathered = Gatherer()
+    gathered, turning = Gatherer(), Turning()
     for codec, frame in _frames(data, {"export_side_data": "venc_params", "max_pixels": str(max_pixels)}):
-        gathered.add(codec, frame)
+        gathered.add(codec, frame, turning(frame))
     with _telling(data):
         return gathered.clip()
 
@@ -127,13 +136,14 @@ class Gatherer:
 
     def __init__(self) -> None:
         self._frames: list[Any] = []
+        self._turns: list[Image.Transpose | None] = []
         self._codec, self._pixels = "", 0
 
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, codec: str, frame: Any) -> None:
-        """Keep one frame.
+    def add(self, codec: str, frame: Any, turn: Image.Transpose | None) -> None:
+        """Keep one frame, and how it is to be turned.
 
         Raises:
             DataError: it is damaged, or the clip has too many pixels in all.
@@ -145,6 +155,7 @@ class Gatherer:
         if self._pixels > _MOST_CLIP_PIXELS:
             raise DataError(f"expected a clip of at most {_MOST_CLIP_PIXELS:,} pixels in all, but got more")
         self._frames.append(frame)
+        self._turns.append(turn)
 
     def clip(self) -> Clip:
         """What was collected.
@@ -162,7 +173,7 @@ class Gatherer:
         ]
         start = self._frames[0].time
         return Clip(
-            frames=tuple(frame.to_image() for frame in self._frames),
+            frames=tuple(map(picture_of, self._frames, self._turns)),
             times=tuple(
                 i / FRAME_RATE if frame.time is None or start is None else frame.time - start
                 for i, frame in enumerate(self._frames)
@@ -173,26 +184,40 @@ class Gatherer:
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """(width, height) of a clip's frames, from the stream's parameters; no frame is decoded.
+    """(width, height) of a clip's upright frames, from the stream's parameters where these say it.
+
+    The first frame of containers, and of streams that say how to turn them, is decoded.
 
     Raises:
         DataError: no video, or one that does not state its size.
         CodecError: PyAV is missing, which containers need.
     """
-    container = _container(data)
-    if container is None:
+    if _container(data) is None and not is_turned(data):
         return size_of_stream(data)
-    with _telling(data), av_library().open(io.BytesIO(data), format=container) as file:
-        for stream in file.streams.video:
-            if stream.codec_context is not None and stream.codec_context.width:
-                return stream.codec_context.width, stream.codec_context.height
+    for _, frame in _frames(data, {"max_pixels": str(MAX_PIXELS)}):
+        return (frame.height, frame.width) if Turning()(frame) in SIDEWAYS else (frame.width, frame.height)
     raise DataError(f"expected a video that states its size, but these {len(data)} bytes do not")
+
+
+def shown_stream(file: Any) -> Any:
+    """The first video stream of an open container that is no cover picture; None where there is none.
+
+    Raises:
+        DataError: the container is a picture, whose tiles FFmpeg takes for videos.
+    """
+    kinds, brand = av_library().stream.Disposition, file.metadata.get("major_brand", "")
+    streams = [stream for stream in file.streams.video if stream.codec_context is not None]
+    if brand.encode() in PICTURE_BRANDS or any(stream.disposition & kinds.dependent for stream in streams):
+        raise DataError(f"expected a video, but got a picture in HEIF or AVIF ({brand}); convert it to JPEG or PNG")
+    return next((stream for stream in streams if not stream.disposition & kinds.attached_pic), None)
 
 
 def _frames(data: bytes, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
     """(name of the codec, frame) of every frame, in the order of showing."""
     av = av_library()
     container = _container(data)
+    if all(kind in data for kind in _PROTECTED):
+        raise DataError(f"expected a video that can be decoded, but these {len(data)} bytes are encrypted (protected)")
     with _telling(data):
         if container is None:
             yield from _elementary(av, data, options)
@@ -217,18 +242,20 @@ def _elementary(av: ModuleType, data: bytes, options: dict[str, str]) -> Iterato
     codec.thread_count, codec.options = 1, options
     for packet in [*codec.parse(data), *codec.parse(b""), None]:
         for frame in codec.decode(packet):
+            note_oddities(frame, codec.sample_aspect_ratio)
             yield "h264", frame
 
 
 def _contained(av: ModuleType, data: bytes, container: str, options: dict[str, str]) -> Iterator[tuple[str, Any]]:
     # The options are for finding out about streams, which decodes frames, and for decoding the chosen one.
     with av.open(io.BytesIO(data), format=container, options=options) as file:
-        stream = next((stream for stream in file.streams.video if stream.codec_context is not None), None)
+        stream = shown_stream(file)
         if stream is None:
             raise ValueError("no video stream of a known codec")
         stream.codec_context.options = options
         stream.codec_context.thread_count = 1
         for frame in file.decode(stream):
+            note_oddities(frame, stream.sample_aspect_ratio)
             yield stream.codec_context.name, frame
 
 
@@ -246,7 +273,8 @@ def _quantisers(frame: Any, parameters: Any) -> Quantisers:
 
 
 def _is_elementary(data: bytes) -> bool:
-    return data[:4] == b"\0\0\0\1" or data[:3] == b"\0\0\1"
+    start = 4 if data[:4] == b"\0\0\0\1" else 3 if data[:3] == b"\0\0\1" else len(data)
+    return len(data) > start and 0 < data[start] & 0x9F < 0x80  # an ICO has 0 for the type of a unit
 
 
 def _container(data: bytes) -> str | None:

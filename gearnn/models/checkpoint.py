@@ -1,5 +1,6 @@
 """Checkpoints: the weights of a network in a file that runs no code."""
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from gearnn.errors import CheckpointError
 from gearnn.layers import check_finite
 
 _SAFETENSORS_SUFFIX = ".safetensors"
+_WEIGHTS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+_SHOWN = 8
 _IGNORED = "num_batches_tracked"  # counts steps, takes no part in inference
 
 
@@ -35,7 +39,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Args:
         path: ``.safetensors``, or a torch file with a dictionary of tensors at its top or under the
-            key ``state_dict`` or ``model``; a leading ``module.`` of the names is dropped.
+            key ``state_dict``, ``model_state_dict`` or ``model``; ``module.`` and ``_orig_mod.`` before all names
+            are dropped.
 
     Raises:
         CheckpointError: no such file, damaged, or a pickle that holds more than tensors.
@@ -106,14 +111,34 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore", UserWarning)  # on odd pickle protocols; the error below says more
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen kinds of errors on files that are none of its own
-        reason = str(error).strip().split("\n")[0][:200]
         raise CheckpointError(
-            f"checkpoint {path}: expected a torch file that holds tensors only, but got: {reason}; "
+            f"checkpoint {path}: expected a torch file that holds tensors only, but got: {_reason(str(error))}; "
             f"files that would run code are never loaded, save the weights as safetensors instead"
         ) from error
-    for key in ("state_dict", "model"):
+    for key in _WEIGHTS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping):
         raise CheckpointError(f"checkpoint {path}: expected a dictionary of tensors, but got {type(content).__name__}")
-    return {str(k).removeprefix("module."): v for k, v in content.items() if not str(k).endswith(_IGNORED)}
+    other = next((key for key, value in content.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise CheckpointError(
+            f"checkpoint {path}: expected tensors only, or a dictionary of them under {', '.join(_WEIGHTS)}, but got "
+            f"{', '.join(map(str, list(content)[:_SHOWN]))}, of which {other} is {type(content[other]).__name__}"
+        )
+    return _named({str(k): v for k, v in content.items() if not str(k).endswith(_IGNORED)})
+
+
+def _named(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what wrappers put before every name, and only then: else two tensors might become one."""
+    for prefix in _WRAPPERS * len(_WRAPPERS):  # in any order
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _reason(text: str) -> str:
+    """What torch says, without colours for terminals; the object that is in the way, where it names one."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", plain)
+    return f"an object of {found[1]}" if found else plain.split("\n")[0][:200]

@@ -12,8 +12,9 @@ from typing import Any
 from gearnn.addresses import scheme_of, shown
 from gearnn.distortions import Received
 from gearnn.distortions.h264 import x264_settings
-from gearnn.distortions.received import MAX_PIXELS
-from gearnn.distortions.video import Gatherer, av_library
+from gearnn.distortions.showing import Turning, note_oddities
+from gearnn.distortions.stills import MAX_PIXELS
+from gearnn.distortions.video import Gatherer, av_library, shown_stream
 from gearnn.errors import StreamError
 from gearnn.streams.segment import Segment
 
@@ -39,6 +40,7 @@ def read_video(source: str | Path) -> Iterator[Segment]:
 
     Raises:
         StreamError: it cannot be opened, or holds no video.
+        DataError: it is a picture.
     """
     what, scheme = shown(str(source)), scheme_of(str(source))
     if scheme and scheme not in _PROTOCOLS:
@@ -53,16 +55,16 @@ def read_video(source: str | Path) -> Iterator[Segment]:
     except (OSError, ValueError, av.error.FFmpegError) as error:
         reason = shown(" ".join(str(error).split()))
         raise StreamError(f"{what}: expected a video that FFmpeg reads: {reason}") from None  # the cause has passwords
-    if not file.streams.video:
+    if shown_stream(file) is None:
         file.close()
         raise StreamError(f"{what}: expected a video, but it has no video stream")
-    file.streams.video[0].codec_context.options = options
+    shown_stream(file).codec_context.options = options
     return _pieces(file, av)
 
 
 def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
-    stream = file.streams.video[0]
+    stream = shown_stream(file)
     codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
     stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about
     stream.codec_context.copy_opaque = True  # every frame brings its packet's number and group with it
@@ -71,14 +73,19 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     damaged: deque[tuple[int, str]] = deque()  # packets that gave no frame, by number, and why
     count, number, first, start = 0, 0, 0, 0.0
     origin: float | None = None
+    turning = Turning()
+    turned: Any = None
 
     def piece() -> Segment:
         nonlocal gathered, settings
         clip, data = gathered.clip(), b"".join(group)
         settings = x264_settings(data) or settings  # written once, valid for all that follows
         gathered = Gatherer()
-        if codec == "mjpeg":
-            return Segment(name=f"{first:06d}", start=start, received=Received(data))
+        if codec == "mjpeg":  # its tables are sensed; the container may know how to turn it, which the bytes do not
+            received = Received(data)
+            if turned is not None:
+                received.__dict__["image"] = clip.frames[-1]
+            return Segment(name=f"{first:06d}", start=start, received=received)
         received = Received.of_clip(clip, data if x264_settings(data) else settings + data)
         return Segment(name=f"{first:06d}", start=start, received=received)
 
@@ -120,7 +127,9 @@ def _pieces(file: Any, av: Any) -> Iterator[Segment]:
                     start = number / rate if frame.time is None or origin is None else frame.time - origin
                     first, group = number, packets_of
                 number += 1
-                gathered.add(codec, frame)
+                turned = turning(frame)
+                note_oddities(frame, stream.sample_aspect_ratio)
+                gathered.add(codec, frame, turned)
         if gathered:
             yield piece()
         for _, reason in damaged:

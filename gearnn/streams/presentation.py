@@ -12,6 +12,7 @@ from gearnn.datasets.frames import FrameDataset
 from gearnn.distortions import encode, encode_clip, kind_of, suffix_of
 from gearnn.errors import StreamError
 from gearnn.levels import DistortionLevel
+from gearnn.outputs import Outputs
 from gearnn.streams.media import as_transport_stream
 
 MANIFEST = "manifest.mpd"
@@ -53,6 +54,7 @@ def write_presentation(
 
     Raises:
         StreamError: a level that cannot be a representation, or too few frames.
+        OutputError: a file of the presentation would take the place of one that GearNN did not write.
     """
     count = len(frames) // segment_frames
     if count < 1:
@@ -60,21 +62,24 @@ def write_presentation(
     for level in levels:
         if not _is_clip(level) and segment_frames > 1:
             raise StreamError(f"{level}: expected segments of one frame, because its frames are images, not clips")
-        (folder / level.slug).mkdir(parents=True, exist_ok=True)
+    outputs = Outputs(folder)
+    outputs.check(MANIFEST)
+    for name in (*(level.slug for level in levels), "truth"):
+        outputs.check_folder(name)
     largest = dict.fromkeys(levels, 0)
     for number in range(count):
         images = [frames.frame(number * segment_frames + k) for k in range(segment_frames)]
         for level in levels:
             data = _segment(images, level, Fraction(number * segment_frames) / frame_rate, frame_rate)
-            (folder / level.slug / f"{number:05d}{_suffix(level)}").write_bytes(data)
+            outputs.fresh(f"{level.slug}/{number:05d}{_suffix(level)}").write_bytes(data)
             largest[level] = max(largest[level], len(data))
         for k in range(segment_frames):
-            _write_truth(frames, number * segment_frames + k, folder / "truth", f"{number:05d}-{k}.png")
+            _write_truth(frames, number * segment_frames + k, outputs, f"{number:05d}-{k}.png")
         if on_segment is not None:
             on_segment(number + 1, count)
     seconds = segment_frames / frame_rate
     bandwidths = {level: float(8 * size / seconds) for level, size in largest.items()}
-    (folder / MANIFEST).write_text(_manifest(levels, bandwidths, seconds, count))
+    outputs.fresh(MANIFEST).write_text(_manifest(levels, bandwidths, seconds, count))
     return Written(
         manifest=folder / MANIFEST, segments=count, bandwidths={lv: b / 1000.0 for lv, b in bandwidths.items()}
     )
@@ -94,14 +99,14 @@ def _segment(images: Sequence[Image.Image], level: DistortionLevel, start: Fract
     return as_transport_stream(encode_clip(images, level), frame_rate, float(start))
 
 
-def _write_truth(frames: FrameDataset, index: int, folder: Path, name: str) -> None:
+def _write_truth(frames: FrameDataset, index: int, outputs: Outputs, name: str) -> None:
     masks = {"masks": np.asarray(frames.target(index))}
     numbers = getattr(frames, "instances", None)
     if numbers is not None:
         masks["instances"] = np.asarray(numbers(index))
     for kind, mask in masks.items():
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16)).save(folder / kind / name)
+        image = Image.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16))
+        image.save(outputs.fresh(f"truth/{kind}/{name}"))
 
 
 def _manifest(

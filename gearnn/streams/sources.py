@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from gearnn.addresses import file_at, scheme_of
@@ -12,7 +13,8 @@ from gearnn.streams.media import read_video
 from gearnn.streams.player import Choose, RateBased, play
 from gearnn.streams.segment import Segment
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm"}
+_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".avif"}
+_HEIF = {".heic", ".heif", ".hif"}  # found, and then refused one by one, so that none is left out in silence
 _CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".ts", ".mov"}
 
 
@@ -46,20 +48,24 @@ def open_source(
         )
     if path.suffix == ".mpd":
         return play(Presentation.open(str(path)), choose or RateBased(), live_seconds=live_seconds)
-    if path.suffix.lower() in _IMAGES:
+    if path.suffix.lower() in _IMAGES | _HEIF:
         raise StreamError(f"{source}: expected a stream, but this is an image; `gearnn infer` takes images")
     return read_video(path)
 
 
 def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
-    found = (p for p in folder.iterdir() if p.suffix.lower() in _IMAGES | _CLIPS)
-    files = sorted((p for p in found if p.is_file() and not p.name.startswith(".")), key=_natural)
+    known = _IMAGES | _HEIF | _CLIPS
+    shown = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    files = sorted((path for path in shown if path.suffix.lower() in known), key=_natural)
     fragments = [file for file in files if file.suffix.lower() == ".m4s"]
     starts = [*fragments, *(file for file in files if file.suffix.lower() in (".mp4", ".m4v"))] if fragments else []
     first = next((file for file in starts if file.stem.lower().startswith("init")), None)
     files = [file for file in files if file is not first]
     if not files:
         raise StreamError(f"{folder}: expected segments ({', '.join(sorted(_IMAGES | _CLIPS))}), but there are none")
+    twice = [one for one, other in pairwise(sorted(file.stem.casefold() for file in files)) if one == other]
+    if twice:
+        raise StreamError(f"{folder}: expected segments of different names, but {twice[0]} stands for two of them")
     start_bytes = b"" if first is None else first.read_bytes()
     return _read(files, lambda file: start_bytes if file.suffix.lower() == ".m4s" else b"", 1.0 / frame_rate)
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from gearnn.datasets.instances import Instances
+from gearnn.distortions.stills import upright
 from gearnn.errors import StreamError
 from gearnn.problem import Problem
 
@@ -74,12 +75,17 @@ class Truth:
     def _read(self, path: Path, size: tuple[int, int]) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                mask = np.array(image)
+                mask = np.array(upright(image))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise StreamError(f"{path}: expected a mask: {' '.join(str(error).split())}") from error
         if mask.ndim != 2:
             raise StreamError(f"{path}: expected a mask of one channel, but got {image.mode}")
         (width, height), (rows, columns) = size, mask.shape
+        if (width - height) * (columns - rows) < 0:
+            raise StreamError(
+                f"{path}: expected a mask as its frame is seen, {width}x{height}, but got {columns}x{rows}; frames are "
+                f"turned upright by their orientation, and masks belong to upright frames"
+            )
         if columns < width or rows < height:
             raise StreamError(
                 f"{path}: expected a mask at least as large as its frame, {width}x{height}, but got {columns}x{rows}"

@@ -30,7 +30,7 @@ def _said_by(file: Path) -> dict[str, Any]:
         return {"levels": [], "rest": None, "error": " ".join(str(error).split())}
     rest = {key: value for key, value in content.items() if key != "levels"} if isinstance(content, dict) else None
     try:
-        levels = [str(level) for level in Plan.read(content, source=str(file)).distortion_levels]
+        levels = [str(level) for level in Plan.load(file).distortion_levels]  # which also sees a key that stands twice
         return {"levels": levels, "rest": rest, "error": ""}
     except GearNNError as error:
         texts = content.get("levels") if isinstance(content, dict) else None

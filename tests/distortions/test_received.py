@@ -9,7 +9,7 @@ from PIL import Image
 from gearnn.datasets import Camera
 from gearnn.datasets.files import open_image
 from gearnn.distortions import MAX_PIXELS, Received, decode
-from gearnn.distortions.received import to_rgb
+from gearnn.distortions.stills import to_rgb
 from gearnn.errors import DataError
 
 

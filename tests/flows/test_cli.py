@@ -231,6 +231,42 @@ def test_infer_writes_masks_with_the_gear_that_fits(tmp_path: Path, problem: Any
     assert twice.exit_code == 2
 
 
+def test_infer_replaces_its_own_masks_and_nothing_of_the_users(
+    tmp_path: Path, problem: Any, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Registry(tmp_path, problem)
+    models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    monkeypatch.chdir(tmp_path)
+    Path("frames").mkdir()
+    photo.save("frames/a.png")
+    before = Path("frames/a.png").read_bytes()
+    infer = ("infer", NAME, "frames/a.png", "--level", "jpeg:quality=10")
+    assert [run(*infer).exit_code for _ in range(2)] == [0, 0]
+    result = run(*infer, "--output", "frames")
+    assert result.exit_code == 2
+    assert "frames/a.png: expected a place for a result, but it is the input frames/a.png" in result.stderr
+    again = run("infer", NAME, "masks/a.png", "--level", "jpeg:quality=10")
+    assert "masks/a.png: expected a place for a result, but it is the input" in again.stderr
+    Path("drawn").mkdir()
+    Path("drawn/a.png").write_bytes(b"a user's")
+    result = run(*infer, "--output", "drawn")
+    assert "drawn/a.png: expected a free place or an earlier result, but GearNN did not write this" in result.stderr
+    assert (Path("drawn/a.png").read_bytes(), Path("frames/a.png").read_bytes()) == (b"a user's", before)
+    shutil.copy("frames/a.png", "frames/A.webp")
+    assert "expected images of different names" in run(*infer, "frames/A.webp").stderr
+
+
+def test_a_base_is_not_written_over_a_file_of_the_users(tmp_path: Path, plan: dict[str, Any]) -> None:
+    theirs = tmp_path / "theirs.safetensors"
+    theirs.write_bytes(b"a user's")
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    result = run("train-base", path, "--output", theirs)
+    assert result.exit_code == 2
+    assert "theirs.safetensors: expected a free place or an earlier result" in result.stderr
+    assert theirs.read_bytes() == b"a user's"
+
+
 def test_infer_on_an_unknown_base(tmp_path: Path) -> None:
     result = run("infer", "nobody", tmp_path / "a.jpg")
     assert "no champion of nobody" in result.stderr

@@ -49,6 +49,26 @@ def test_check_counts_measures_and_draws(plan: Path, tmp_path: Path) -> None:
             assert sheet.width == 1320
 
 
+def test_contact_sheets_replace_each_other_and_no_file_of_the_users(plan: Path, tmp_path: Path) -> None:
+    (tmp_path / "jpeg-quality-10.png").write_bytes(b"a user's")
+    result = run("data", "check", plan, "--output", tmp_path)
+    assert result.exit_code == 2
+    assert "jpeg-quality-10.png: expected a free place or an earlier result" in result.stderr
+    assert not (tmp_path / "pristine.png").exists()
+    assert (tmp_path / "jpeg-quality-10.png").read_bytes() == b"a user's"
+    assert [run("data", "check", plan, "--output", tmp_path / "sheets").exit_code for _ in range(2)] == [0, 0]
+
+
+def test_cleaning_removes_nothing_but_distorted_frames(tmp_path: Path) -> None:
+    theirs = tmp_path / "footage" / "frames" / "drive" / "0001.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"a user's")
+    result = run("cache", "clean", "--store", tmp_path / "footage")
+    assert result.exit_code == 2
+    assert "0001.png: expected nothing but distorted frames in" in result.stderr
+    assert theirs.read_bytes() == b"a user's"
+
+
 def test_labels_of_another_size_are_told(plan: Path, camvid: Path) -> None:
     Image.new("L", (20, 20)).save(camvid / "trainannot" / "001.png")
     result = run("data", "check", plan)

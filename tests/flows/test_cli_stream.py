@@ -42,6 +42,7 @@ def presentation(tmp_path: Path, plan: Path) -> Path:
     assert result.exit_code == 0, result.stderr
     assert "6 segments" in result.stdout
     assert [path.name for path in sorted((tmp_path / "p").iterdir())] == [
+        ".gearnn-written",
         "jpeg-quality-10",
         "jpeg-quality-100",
         "jpeg-quality-30",
@@ -103,6 +104,11 @@ def test_a_folder_of_segments_streams_and_masks_are_written(tmp_path: Path, pres
         (["folder", "--throttle", "trace.csv"], "--throttle: expected a manifest (.mpd) on this disk"),
         (["folder", "--every", "0"], "every: expected at least 1, but got 0"),
         (["folder", "--truth", "nowhere"], "expected a folder masks"),
+        (["folder", "--output", "folder"], "folder/log.jsonl: expected a place for a result, but folder is an input"),
+        (
+            ["folder", "--max-distance", "jpeg=20", "--max-distance", "jpeg=30"],
+            "--max-distance: expected every kind once, but jpeg is given twice",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
@@ -133,3 +139,40 @@ def test_bundle_lists_what_the_gearbox_holds_and_how_to_serve_it() -> None:
     assert f"{NAME}.gearbox version 1" in result.stdout
     assert f"{NAME}.jpeg-quality-10/1" in result.stdout
     assert f"models serve -m models:/{NAME}.gearbox@champion" in result.stdout
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_stream_replaces_its_own_results_and_nothing_of_the_users(tmp_path: Path, presentation: Path) -> None:
+    out, source = tmp_path / "out", presentation / "jpeg-quality-30"
+    for _ in range(2):
+        result = run("stream", source, "--base", NAME, "--output", out, "--show", "masks")
+        assert result.exit_code == 0, result.stderr
+    truth = presentation / "truth"
+    before = {path: path.read_bytes() for path in truth.rglob("*.png")}
+    result = run("stream", source, "--base", NAME, "--truth", truth, "--output", truth, "--show", "masks")
+    assert result.exit_code == 2
+    assert {path: path.read_bytes() for path in truth.rglob("*.png")} == before
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "plot.png").write_bytes(b"a user's")
+    result = run("stream", source, "--base", NAME, "--output", tmp_path / "own")
+    assert "own/plot.png: expected a free place or an earlier result, but GearNN did not write this" in result.stderr
+    assert [path.read_bytes() for path in (tmp_path / "own").iterdir()] == [b"a user's"], "before any work"
+
+
+@pytest.mark.usefixtures("registered")
+def test_segments_that_share_a_name_are_refused(tmp_path: Path, presentation: Path) -> None:
+    source = presentation / "jpeg-quality-30"
+    Image.open(source / "00001.jpg").save(source / "00001.PNG")
+    result = run("stream", source, "--base", NAME, "--output", tmp_path / "out")
+    assert "expected segments of different names, but 00001 stands for two of them" in result.stderr
+
+
+def test_a_presentation_replaces_itself_and_nothing_else(tmp_path: Path, plan: Path, presentation: Path) -> None:
+    assert run("present", plan, "--output", presentation).exit_code == 0
+    mask = tmp_path / "data" / "truth" / "masks" / "00000-0.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"a user's")
+    result = run("present", plan, "--output", tmp_path / "data")
+    assert result.exit_code == 2
+    assert "truth/masks/00000-0.png: expected a free place or an earlier result" in result.stderr
+    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == [mask]

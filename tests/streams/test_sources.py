@@ -300,10 +300,19 @@ def test_a_segment_that_is_no_clip_is_told_and_the_next_is_read(gearbox: GearBox
     assert "expected an encoded image, but 8 bytes" in records[1].skipped
 
 
+def test_hidden_files_are_no_segments_and_heif_is_not_left_out(gearbox: GearBox, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(encode(pan(1)[0], "jpeg:quality=10"))
+    (tmp_path / "._1.jpg").write_bytes(b"what a Mac leaves")
+    (tmp_path / "2.HEIC").write_bytes(b"\0\0\0\x14ftypheic\0\0\0\0mif1" + bytes(20))
+    records = [record for record, _ in Session(gearbox).run(open_source(str(tmp_path)))]
+    assert [record.segment for record in records] == ["1", "2"]
+    assert "a picture in HEIF (HEIC, brand heic); convert it to JPEG or PNG" in records[1].skipped
+
+
 def test_what_is_no_stream_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match=r"none.mp4: expected a video file, a folder of segments or a manifest"):
         open_source(str(tmp_path / "none.mp4"))
-    with pytest.raises(StreamError, match=r"expected segments \(.264, .bmp, .*\), but there are none"):
+    with pytest.raises(StreamError, match=r"expected segments \(.264, .avif, .*\), but there are none"):
         open_source(str(tmp_path))
     pan(1)[0].save(tmp_path / "photo.JPG", format="JPEG")
     with pytest.raises(StreamError, match=r"this is an image; `gearnn infer` takes images"):
