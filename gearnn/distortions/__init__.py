@@ -8,7 +8,7 @@ from PIL import Image
 from gearnn.distortions import h264, jpeg, video
 from gearnn.distortions.calibration import Calibration, calibrate, needs_calibration
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Sensed, encode_png
-from gearnn.distortions.nearest import distance, nearest, strength
+from gearnn.distortions.nearest import apart, distance, nearest, strength, within
 from gearnn.distortions.received import MAX_PIXELS, Received, decode, to_rgb
 from gearnn.distortions.registry import kind_of, kinds, names
 from gearnn.distortions.sensor import Sensor, ask
@@ -24,6 +24,7 @@ __all__ = [
     "Reference",
     "Sensed",
     "Sensor",
+    "apart",
     "ask",
     "calibrate",
     "codec_version",
@@ -41,6 +42,7 @@ __all__ = [
     "sense",
     "strength",
     "suffix_of",
+    "within",
 ]
 
 
