@@ -92,8 +92,9 @@ def _evidence(counts: np.ndarray, steps: Table, tables: tuple[Table, ...]) -> np
     at = counts.nonzero()
     chance, before, width = (array[at] for array in _cells(steps, tables))  # [N, Q]
     total, weighted = counts.sum(axis=1), counts @ np.arange(_LARGEST + 1)
-    decay = np.clip(1.0 - total / np.maximum(weighted, 1), 0.05, 0.999)[at[0], None]
-    share = decay**before * (1.0 - decay) / (1.0 - decay**width)
+    decay = np.clip(1.0 - total / np.maximum(weighted, 1), 0.05, 0.999)[:, None]
+    powers, rows = decay ** np.arange(_LARGEST + 2), at[0][:, None]
+    share = powers[rows, before] * (1.0 - decay[at[0]]) / (1.0 - powers[rows, width])
     ratio = np.log((1.0 - _OUTLIERS) * chance / share + _OUTLIERS)
     first = np.array([table[1 : _FREQUENCIES + 1] for table in tables]).T
     coarser = first > np.array(steps)[:, None]
