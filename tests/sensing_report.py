@@ -101,7 +101,7 @@ def accuracy(split: str, every: int) -> Table:
     )
     frames = open_split("camvid", SHARED / "data" / "camvid", split, CAMERA)
     table = Table("saved at", "mIoU of the base")
-    for text in ("10", "10 90", "90"):
+    for text in ("10", "10 90", "20", "20 70", "90", "90 10"):
         level = DistortionLevel.parse("+".join(f"jpeg:quality={quality}" for quality in text.split()))
         score = evaluate(
             base, Every(DistortedDataset(frames, level), every), problem, compute=Compute.resolve("cpu", "fp32")
