@@ -57,11 +57,12 @@ def choose_gear(
     """The gear for one frame.
 
     Raises:
-        SenseError: its level cannot be sensed and was not told, or its bytes contradict the hint.
+        SenseError: its level cannot be sensed and was not told, or not as surely as the policy wants, or
+            its bytes contradict the hint.
         GearError: no gear that the policy allows.
     """
     if hint is None:
-        return choose(sense_or_reason(gearbox.sensor, received), gearbox.levels, policy)
+        return choose(sense_or_reason(gearbox.sensor, received, closely=policy.closely), gearbox.levels, policy)
     told = DistortionLevel.parse(hint)
     if not trust_hint:
         check_hint(told, received, gearbox.levels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import inference_mode
 
-from gearnn.choice import gear_of
+from gearnn.choice import Policy, gear_of
 from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.distortions import Sensed
@@ -27,6 +27,7 @@ class SensingFacts:
         figure: name of the score.
         told: score with the gear of the true level.
         sensed: score with the gears that sensing chose; a frame that could not be sensed ran on the base.
+        unlike: number of frames whose misfit is beyond the limits of their kinds, so off the map.
     """
 
     level: DistortionLevel
@@ -34,6 +35,7 @@ class SensingFacts:
     figure: str
     told: float
     sensed: float
+    unlike: int = 0
 
     @property
     def share_right(self) -> float:
@@ -63,9 +65,11 @@ def measure_sensing(
     compute = compute or Compute(device=next(gearbox.base.parameters()).device, bf16=False)
     told, sensed = problem.new_score(), problem.new_score()
     used: Counter[DistortionLevel | None] = Counter()
+    unlike, policy = 0, Policy()
     for index in range(len(samples)):
-        chosen = _choose(gearbox, samples.encoded(index))
-        chosen = None if chosen is None else gear_of(chosen)
+        answer = _sensed(gearbox, samples.encoded(index))
+        chosen = None if answer is None else gear_of(gearbox.nearest(answer.level))
+        unlike += answer is not None and bool(policy.unlike(answer))
         used[chosen] += 1
         batch = problem.to(problem.collate([samples[index]]), compute)
         truth = problem.truths(batch)[0]
@@ -78,13 +82,17 @@ def measure_sensing(
         if on_frame is not None:
             on_frame()
     return SensingFacts(
-        level=samples.level, used=dict(used), figure=told.primary_name, told=told.primary, sensed=sensed.primary
+        level=samples.level,
+        used=dict(used),
+        figure=told.primary_name,
+        told=told.primary,
+        sensed=sensed.primary,
+        unlike=unlike,
     )
 
 
-def _choose(gearbox: GearBox, data: bytes) -> DistortionLevel | None:
+def _sensed(gearbox: GearBox, data: bytes) -> Sensed | None:
     try:
-        answer: Sensed = gearbox.sense(data)
+        return gearbox.sense(data)
     except SenseError:
         return None
-    return gearbox.nearest(answer.level)

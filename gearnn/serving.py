@@ -70,7 +70,8 @@ class Predictor:
 
         Returns:
             A dictionary a frame: ``level``, whose gear ran; ``sensed``; ``distance`` between the two;
-            ``off_map``, why the frame is off the map; ``mask``, a PNG file (over HTTP in base64), where
+            ``misfit`` of the frame to the level sensed; ``off_map``, why the frame is off the map;
+            ``note``, what else was found out about it; ``mask``, a PNG file (over HTTP in base64), where
             the problem has masks; and the problem's facts, such as ``objects``.
         """
         frames: Iterable[bytes] = model_input[IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
@@ -91,7 +92,9 @@ class Predictor:
             "level": str(answer.used),
             "sensed": None if answer.sensed is None else str(answer.sensed),
             "distance": answer.distance,
+            "misfit": answer.misfit,
             "off_map": answer.off_map,
+            "note": answer.note,
             **found.facts,
         }
         if found.mask is not None:

@@ -67,6 +67,8 @@ def confusion_cells(facts: Sequence[SensingFacts]) -> list[tuple[str, ...]]:
         middle = [(_short(level), *(_count(one, level) for one in facts)) for level in used]
         if any(None in one.used for one in facts):
             middle.append(("not sensed", *(_count(one, None) for one in facts)))
+    if any(one.unlike for one in facts):
+        middle.append(("unlike", *(str(one.unlike or "") for one in facts)))
     figure = words.title(facts[0].figure)
     columns = [
         ("true level", *(str(one.level) for one in facts)),

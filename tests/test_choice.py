@@ -63,7 +63,57 @@ def test_several_distortions_get_the_gear_of_the_strongest() -> None:
     assert choose(several, GEARS, Policy(off_map="base")).used.is_pristine
 
 
+def test_a_frame_unlike_every_level_is_off_the_map_and_says_so() -> None:
+    far = Sensed(LEVEL("jpeg:quality=12"), 1.5)
+    assert choose(Sensed(far.level, 1.0), GEARS, Policy()).off_map == ""
+    reason = "unlike every level of jpeg: a misfit of 1.5, more than 1"
+    choice = choose(far, GEARS, Policy())
+    assert (str(choice.used), choice.misfit, choice.off_map) == ("jpeg:quality=10", 1.5, reason)
+    base = choose(far, GEARS, Policy(off_map="base"))
+    assert (str(base.used), base.distance, base.off_map) == ("pristine", 88.0, reason)
+    with pytest.raises(SenseError, match=f"sensed jpeg:quality=12, but the frame is {reason}; tell the level instead"):
+        choose(far, GEARS, Policy(off_map="error"))
+
+
+def test_a_policy_sets_the_misfit_that_it_bears() -> None:
+    far = Sensed(LEVEL("jpeg:quality=12"), 1.5)
+    assert choose(far, GEARS, Policy(max_misfit={"jpeg": 2})).off_map == ""
+    assert choose(far, GEARS, Policy(max_misfit={"jpeg": float("inf")})).off_map == ""
+    assert choose(Sensed(far.level, 0.3), GEARS, Policy(max_misfit={"jpeg": 0.2})).off_map != ""
+    assert choose(Sensed(far.level, 0.1 + 0.2), GEARS, Policy(max_misfit={"jpeg": 0.3})).off_map == ""
+
+
+def test_each_part_of_a_combination_has_its_own_misfit() -> None:
+    """Units differ: 4 is usual for brightness, and tables that far from any quality are none of libjpeg's."""
+    level = LEVEL("brightness:factor=0.3+jpeg:quality=12")
+    gears = [LEVEL("brightness:factor=0.3+jpeg:quality=10")]
+    assert choose(Sensed(level, 4.5, misfits={"brightness": 4.0, "jpeg": 0.5}), gears, Policy()).off_map == ""
+    odd = choose(Sensed(level, 4.5, misfits={"brightness": 0.5, "jpeg": 4.0}), gears, Policy())
+    assert odd.off_map == "unlike every level of jpeg: a misfit of 4, more than 1"
+    assert choose(Sensed(level, 4.5), gears, Policy()).off_map != ""  # who does not say whose misfit it is, is not sure
+
+
+def test_kinds_that_looked_and_found_nothing_have_a_say() -> None:
+    choice = choose(Sensed(LEVEL("jpeg:quality=10"), 0.0, misfits={"jpeg": 0.0, "brightness": 64.0}), GEARS, Policy())
+    assert (str(choice.used), choice.misfit) == ("jpeg:quality=10", 0.0)
+    assert choice.off_map == "unlike every level of brightness: a misfit of 64, more than 5.5"
+
+
+def test_limits_hold_up_to_rounding() -> None:
+    """0.1 is log2(3) from 0.3, as 0.2 is from 0.6, but not to the last digit."""
+    limit = 1.584962500721156  # log2(3)
+    for level, gear in (("0.3", "0.1"), ("0.6", "0.2"), ("0.15", "0.05"), ("0.9", "0.3")):
+        policy = Policy(off_map="error", max_distance={"brightness": limit})
+        if level != "0.9":  # to which pristine is nearer
+            choice = choose(sensed(f"brightness:factor={level}", 0.0), [LEVEL(f"brightness:factor={gear}")], policy)
+            assert choice.off_map == ""
+
+
 def test_policies_are_checked() -> None:
+    with pytest.raises(LevelError, match="max_misfit of brightness: expected a number of at least 0, but got nan"):
+        Policy(max_misfit={"brightness": float("nan")})
+    with pytest.raises(LevelError, match="unknown distortion 'brightnes', did you mean brightness"):
+        Policy(max_misfit={"brightnes": 3})
     with pytest.raises(GearError, match="off_map: expected error, base, nearest, but got 'guess'"):
         Policy(off_map="guess")  # type: ignore[arg-type]
     with pytest.raises(LevelError, match=r"unknown distortion 'jpg'.*did you mean jpeg"):
@@ -87,6 +137,29 @@ def test_jitter_between_two_gears_does_not_shift() -> None:
 def test_a_gear_that_is_twice_as_near_shifts_at_once() -> None:
     assert used(Steady(), *q(10, 24, 10, 30)) == q(10, 30, 10, 30)
     assert used(Steady(margin=0.0), *q(18, 22, 18)) == q(10, 30, 10)
+
+
+def test_exactly_at_the_margin_the_stronger_distortion_runs() -> None:
+    """Between gears 10 and 40, a quality of 20 or 30 is exactly twice as near to one as to the other."""
+    gears = [LEVEL(text) for text in ("jpeg:quality=10", "jpeg:quality=40")]
+
+    def ran(*levels: int) -> list[str]:
+        steady = Steady()
+        return [str(steady(choose(sensed(level), gears, Policy())).used) for level in q(*levels)]
+
+    assert ran(40, 20) == q(40, 10)
+    assert ran(10, 30) == q(10, 10)
+    assert ran(10, 31) == q(10, 40)
+
+
+def test_ties_of_logarithms_do_not_shift_a_stream_to_the_weaker_gear() -> None:
+    """0.3 is exactly as far from 0.9 as from 0.1."""
+    gears = [LEVEL(f"brightness:factor={factor}") for factor in ("0.1", "0.9")]
+    steady = Steady(margin=0.0)
+    got = [
+        str(steady(choose(sensed(f"brightness:factor={f}", 0), gears, Policy())).used) for f in ("0.1", "0.3", "0.3")
+    ]
+    assert got == ["brightness:factor=0.1"] * 3
 
 
 def test_patience_shifts_when_all_ask_for_it() -> None:
@@ -132,3 +205,11 @@ def test_a_hint_that_contradicts_the_bytes_is_refused(photo: Image.Image, hint: 
     gears = [*GEARS, LEVEL("resolution:scale=0.5+jpeg:quality=10")]
     with pytest.raises(SenseError, match=r"expected a frame of .*, as the hint says, but its bytes say .*quality=12; "):
         check_hint(LEVEL(hint), Received(encode(photo, "jpeg:quality=12")), gears)
+
+
+def test_a_hint_of_the_first_save_contradicts_nobody(photo: Image.Image) -> None:
+    twice = Received(encode(photo, "jpeg:quality=10+jpeg:quality=90"))
+    check_hint(LEVEL("jpeg:quality=10"), twice, GEARS)
+    check_hint(LEVEL("jpeg:quality=90"), twice, GEARS)
+    with pytest.raises(SenseError, match=r"expected a frame of jpeg:quality=30.*bytes say jpeg:quality=90"):
+        check_hint(LEVEL("jpeg:quality=30"), twice, GEARS)

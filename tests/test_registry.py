@@ -183,7 +183,7 @@ def test_a_gearbox_is_one_model_whose_versions_follow_the_champions(
     assert answers[1] == {"error": str(ours[1])}
     for answer, own in zip(answers[::2], ours[::2], strict=True):
         assert np.array_equal(mask_of(answer), own.prediction)
-        assert (answer["sensed"], answer["distance"]) == (str(own.sensed), own.distance)
+        assert (answer["sensed"], answer["distance"], answer["misfit"]) == (str(own.sensed), own.distance, own.misfit)
     (refused,) = served.predict(pd.DataFrame({"image": frames[:1]}), params={"level": "jpeg:quality=90"})
     assert "as the hint says, but its bytes say jpeg:quality=12" in refused["error"]
     files = {path.suffix for path in Path(mlflow.artifacts.download_artifacts(second.uri)).rglob("*") if path.is_file()}

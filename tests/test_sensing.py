@@ -9,7 +9,7 @@ from gearnn.errors import DataError
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.problem import SemanticSegmentation
-from gearnn.sensing import measure_sensing
+from gearnn.sensing import SensingFacts, measure_sensing
 from tasks.sensing import confusion_cells
 from tests.test_gearbox import make_adaptor
 
@@ -67,3 +67,22 @@ def test_the_cost_is_the_score_with_the_gears_that_sensing_chose(
 def test_a_gearbox_without_a_problem_is_refused(tiny: nn.Module) -> None:
     with pytest.raises(DataError, match="expected a gearbox with a problem"):
         measure_sensing(GearBox(tiny, []), samples("pristine"))
+
+
+def test_frames_beyond_the_limits_of_their_kinds_are_counted(gearbox: GearBox) -> None:
+    class Foreign(DistortedDataset):
+        """Frames whose tables are of no quality."""
+
+        def encoded(self, index: int) -> bytes:
+            data = bytearray(super().encoded(index))
+            at = data.index(b"\xff\xdb") + 5
+            data[at : at + 64] = bytes((1, 255) * 32)
+            return bytes(data)
+
+    facts: SensingFacts = measure_sensing(
+        gearbox, Foreign(samples(LEVELS[0]).dataset, DistortionLevel.parse(LEVELS[0]))
+    )
+    assert facts.unlike == 5
+    heading, line = confusion_cells([facts])
+    assert line[heading.index("unlike")] == "5"
+    assert "unlike" not in confusion_cells([measure_sensing(gearbox, samples(LEVELS[0]))])[0]

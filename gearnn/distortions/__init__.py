@@ -8,10 +8,10 @@ from PIL import Image
 from gearnn.distortions import h264, jpeg, video
 from gearnn.distortions.calibration import Calibration, calibrate, needs_calibration
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Sensed, encode_png
-from gearnn.distortions.nearest import distance, nearest, strength
+from gearnn.distortions.nearest import apart, distance, nearest, strength, within
 from gearnn.distortions.received import Received, decode
 from gearnn.distortions.registry import kind_of, kinds, names
-from gearnn.distortions.sensor import Sensor, ask
+from gearnn.distortions.sensor import Sensor, ask, look_closer
 from gearnn.distortions.stills import MAX_PIXELS, to_rgb
 from gearnn.errors import CodecError, GearNNError, LevelError, SenseError
 from gearnn.levels import DistortionLevel, LevelPart
@@ -25,6 +25,7 @@ __all__ = [
     "Reference",
     "Sensed",
     "Sensor",
+    "apart",
     "ask",
     "calibrate",
     "codec_version",
@@ -36,12 +37,14 @@ __all__ = [
     "encode_clip",
     "kind_of",
     "kinds",
+    "look_closer",
     "nearest",
     "needs_calibration",
     "sees_clips",
     "sense",
     "strength",
     "suffix_of",
+    "within",
 ]
 
 
@@ -116,20 +119,23 @@ def codec_version(level: DistortionLevel) -> str:
     return ", ".join(kind_of(part.kind).version() for part in level.parts)
 
 
-def sense(data: bytes) -> Sensed:
+def sense(data: bytes, *, closely: bool = True) -> Sensed:
     """The distortion level of an encoded frame, from its bytes alone.
 
     Kinds that compare with calibration frames need a :class:`Sensor`, such as a gearbox has.
 
     Args:
         data: an encoded frame or clip, such as the content of a JPEG file.
+        closely: decode a JPEG to find out whether it was saved before at a lower quality; without it
+            only its header is read.
 
     Raises:
         SenseError: no installed kind can read a level from these bytes.
     """
     received = Received(data)
     if received.is_jpeg:
-        return jpeg.sense(received)
+        sensed = jpeg.sense(received)
+        return jpeg.look_closer(received, sensed) if closely else sensed
     if received.is_video:
         return h264.sense(received)
     readers = []

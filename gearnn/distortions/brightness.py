@@ -12,10 +12,15 @@ from PIL import Image, ImageEnhance, __version__
 
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Values
 from gearnn.distortions.received import Received
+from gearnn.errors import DataError
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.999)
 _SAMPLED = (256, 128)
 _FLOOR = 0.01
+_ROUNDING = 1e-9
+
+MAX_MISFIT = 5.5
+"""Of 10,000 frames that are spread normally around their level's mean, one is farther off (chi, seven features)."""
 
 
 def distort(image: Image.Image, *, factor: float) -> Image.Image:
@@ -46,11 +51,30 @@ def compare(features: Sequence[float], references: Sequence[Reference]) -> tuple
 
     Returns:
         (values, misfit), the misfit as the Mahalanobis distance to that level's calibration frames:
-        2 to 3 is usual for seven features, 10 is a frame unlike any of them.
+        2 to 3 is usual for seven features, beyond ``MAX_MISFIT`` is a frame unlike any of them. Of
+        equally likely levels the stronger one.
+
+    Raises:
+        DataError: the calibration frames of several levels that fit are alike, so nothing tells them apart.
     """
     found = [_likelihood(np.array(features), reference) for reference in references]
-    best = min(range(len(references)), key=lambda index: found[index][0])
+    least = min(likelihood for likelihood, _ in found)
+    most = least + _ROUNDING * max(1.0, abs(least))
+    ties = [index for index, (likelihood, _) in enumerate(found) if likelihood <= most]
+    best = max(ties, key=lambda index: KIND.strength(references[index].values))
+    alike = next((i for i in ties if _alike(references[i], references[best])), None)
+    if alike is not None:
+        one, other = (references[index].values["factor"] for index in (best, alike))
+        raise DataError(
+            f"brightness: the calibration frames of factor {one:g} and of {other:g} are alike, so a frame does not say "
+            f"which it is; calibrate with frames that have contrast"
+        )
     return references[best].values, found[best][1]
+
+
+def _alike(a: Reference, b: Reference) -> bool:
+    """Whether two levels are the same to the sensor."""
+    return dict(a.values) != dict(b.values) and np.allclose(a.mean, b.mean) and np.allclose(a.covariance, b.covariance)
 
 
 def _likelihood(features: np.ndarray, reference: Reference) -> tuple[float, float]:
@@ -78,6 +102,7 @@ KIND = Kind(
     features=(*(f"luma {quantile:g} in stops" for quantile in QUANTILES), "saturated"),
     measure=measure,
     compare=compare,
+    max_misfit=MAX_MISFIT,
     distance=_distance,
     strength=lambda values: abs(_octaves(float(values["factor"]))),
     version=lambda: f"pillow {__version__}",

@@ -13,6 +13,7 @@ import numpy as np
 from gearnn.distortions.kinds import Values
 from gearnn.distortions.received import Received
 from gearnn.distortions.registry import kind_of
+from gearnn.errors import DataError
 from gearnn.levels import DistortionLevel
 
 _MOST_FRAMES = 200
@@ -71,6 +72,8 @@ class Calibration:
             raise ValueError(f"expected a mean and a covariance of {count} features, but got {covariance.shape}")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError("expected finite calibration values")
+        if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() < -1e-6:
+            raise ValueError("expected a covariance, symmetric and without negative variances")
         return cls(
             kind=str(content["kind"]),
             level=DistortionLevel.parse(content["level"]),
@@ -100,9 +103,14 @@ def calibrate(frames: EncodedFrames, kinds: Sequence[str]) -> list[Calibration]:
     Args:
         frames: of the training split, at the level.
         kinds: which kinds measure, see :func:`needs_calibration`.
+
+    Raises:
+        DataError: there are no frames, or a kind measures what is no finite number.
     """
     if not kinds:
         return []
+    if len(frames) == 0:
+        raise DataError(f"expected frames of {frames.level} to calibrate {', '.join(kinds)}, but got none")
     count = min(len(frames), _MOST_FRAMES)
     measured: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
     for index in range(count):
@@ -116,6 +124,8 @@ def calibrate(frames: EncodedFrames, kinds: Sequence[str]) -> list[Calibration]:
 
 def _calibration(kind: str, level: DistortionLevel, features: np.ndarray) -> Calibration:
     """Mean and covariance of features, float64 [frames, features]."""
+    if not np.isfinite(features).all():
+        raise DataError(f"{kind} at {level}: expected finite features of the calibration frames, but measured others")
     spread = np.cov(features.T, bias=True).reshape(features.shape[1], features.shape[1])
     return Calibration(
         kind=kind,

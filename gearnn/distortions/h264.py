@@ -28,6 +28,7 @@ _SEI = re.compile(rb"\xdcE\xe9\xbd\xe6\xd9H\xb7\x96,\xd8 \xd9#\xee\xefx264 - cor
 _KEY_SHIFT, _INTER_SHIFT, _FLAT_SHIFT = 5.4, 3.6, -3.0
 _PACKET, _MOST_PACKETS = 188, 1000  # of MPEG-TS; the settings stand before the first picture
 _SNAP, _SNAP_INTER = 2.5, 3.5
+_ROUNDING = 1e-9
 
 
 def encode_clip(frames: Sequence[Image.Image], *, crf: float, gop: int, preset: str, pixels: str) -> bytes:
@@ -71,7 +72,7 @@ def sense(received: Received) -> Sensed:
     if not decoded.quantisers:
         raise SenseError(f"expected an H.264 stream that carries quantisers, but got one of {decoded.codec}")
     crf, misfit = from_quantisers(decoded)
-    return _sensed(crf, misfit)
+    return _sensed(crf, misfit, "estimated from the quantisers, because the stream does not state its CRF")
 
 
 def x264_settings(data: bytes) -> bytes:
@@ -105,7 +106,7 @@ def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:
     it is taken. Streams without loss (all quantisers 0) count as CRF 0.
 
     Returns:
-        (CRF, distance between it and the plain estimate).
+        (CRF, distance between it and the plain estimate). Estimates between two go to the higher one.
     """
     keys = [picture for picture in decoded.quantisers if not picture.inter]
     inter = [picture for picture in decoded.quantisers if picture.inter]
@@ -116,15 +117,17 @@ def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:
     else:
         shift, pictures = _KEY_SHIFT, keys
     mean = sum(picture.mean for picture in pictures) / len(pictures)
-    estimate = min(max(mean - shift, LOW), HIGH) if mean > 0 else LOW
+    plain = mean - shift if mean > 0 else LOW
+    estimate = min(max(plain, LOW), HIGH)
     initial = decoded.quantisers[-1].initial
-    crf = float(initial if abs(initial - estimate) <= (_SNAP_INTER if inter else _SNAP) else round(estimate))
-    return crf, abs(crf - estimate)
+    near = abs(initial - estimate) <= (_SNAP_INTER if inter else _SNAP) + _ROUNDING
+    crf = float(initial if near else math.floor(estimate + 0.5 + _ROUNDING))
+    return crf, abs(crf - plain)
 
 
-def _sensed(crf: float, misfit: float) -> Sensed:
+def _sensed(crf: float, misfit: float, note: str = "") -> Sensed:
     values = tuple((p.name, crf if p.default is None else p.default) for p in KIND.parameters)
-    return Sensed(DistortionLevel((LevelPart("h264", values),)), misfit)
+    return Sensed(DistortionLevel((LevelPart("h264", values),)), misfit, note=note)
 
 
 def _distance(a: Values, b: Values) -> float:
@@ -146,6 +149,7 @@ KIND = Kind(
     encode_clip=encode_clip,
     suffix=".h264",
     sense=sense,
+    max_misfit=4.0,  # what x264's own streams reach is 3.5
     distance=_distance,
     strength=lambda values: float(values["crf"]),
     version=x264.version,

@@ -5,8 +5,9 @@ packages through the entry-point group ``gearnn.distortions`` (see ``docs/distor
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -80,11 +81,22 @@ class Sensed:
 
     Attributes:
         level: the level that fits the input best.
-        misfit: distance between the input and that level, 0.0 for an exact fit; its unit is the kind's.
+        misfit: distance between the input and that level, 0.0 for an exact fit; its unit is the kind's. Of a
+            combination the sum over its kinds.
+        misfits: kind -> misfit, of the level's kinds and of others that looked at the input and found
+            nothing; may be left out where the level has one part.
+        note: what else was found out about the input, such as that a JPEG was saved twice.
     """
 
     level: DistortionLevel
     misfit: float
+    misfits: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def by_kind(self) -> Mapping[str, float]:
+        """Kind -> misfit; of a combination that does not say whose misfit it is, of each."""
+        return self.misfits or {part.kind: self.misfit for part in self.level.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +137,13 @@ class Kind:
         implies: levels of other kinds that the encoder of this kind leaves in the bytes; finding them
             there is no distortion of its own.
         sense: what was received -> level, read from the bytes.
+        look_closer: (what was received, what ``sense`` says of it) -> the same or a stronger level, from
+            a look that costs more, such as at pixels; asked only where the answer may change the gear.
         features: names of what ``measure`` gives; calibrations made for other names are refused.
         measure: what was received -> features, numbers in which levels differ.
         compare: (features, references of the calibrated levels) -> (values, misfit).
+        max_misfit: the largest misfit of inputs that belong to the kind's levels; what is beyond is off
+            the map, unless a policy says otherwise.
         distance: how far apart two levels of this kind are; ties go to the stronger distortion.
         strength: larger is more distorted; breaks ties between equally near levels.
         shorthand: (text, size of the undistorted frame or None) -> values, for texts without ``name=``;
@@ -148,8 +164,10 @@ class Kind:
     implies: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     sense: "Callable[[Received], Sensed] | None" = None
+    look_closer: "Callable[[Received, Sensed], Sensed] | None" = None
     measure: "Callable[[Received], tuple[float, ...]] | None" = None
     compare: Callable[[Sequence[float], Sequence[Reference]], tuple[Values, float]] | None = None
+    max_misfit: float = math.inf
     shorthand: Callable[[str, Size | None], Mapping[str, str] | None] | None = None
     version: Callable[[], str] = str
 

@@ -14,7 +14,7 @@ from PIL import Image
 from gearnn.distortions import video, x264
 from gearnn.distortions.kinds import Kind, Parameter, Reference, Size, Values, written
 from gearnn.distortions.received import Received
-from gearnn.errors import LevelError
+from gearnn.errors import DataError, LevelError
 
 CRF, GOP, PRESET, PIXELS = 18.0, 250, "medium", "yuv420p"
 PAPER_SIZE = (2048, 1024)
@@ -65,16 +65,33 @@ def compare(features: Sequence[float], references: Sequence[Reference]) -> tuple
 
     Returns:
         (values, misfit): those of a calibrated level whose frames have this very size; else the scale
-        itself. The misfit is how far, in octaves, width and height are from one common scale.
+        itself. The misfit is how far, in octaves, width and height are from one common scale; 0.0 where
+        rounding of either by a pixel explains it.
+
+    Raises:
+        DataError: the calibration frames of a level differ in size.
     """
+    if any(reference.covariance[side][side] > 1e-9 for reference in references for side in (0, 1)):
+        raise DataError(
+            "resolution: the calibration frames of a level differ in size, so a frame's does not say its scale"
+        )
     same = [r for r in references if max(abs(a - b) for a, b in zip(features, r.mean, strict=True)) < 1e-9]
     if same:
-        return same[0].values, 0.0
+        return max(same, key=lambda reference: KIND.strength(reference.values)).values, 0.0
     original = next(r.mean for r in references if KIND.is_pristine(r.values))
     octaves = [a - b for a, b in zip(features, original, strict=True)]
     mean = sum(octaves) / len(octaves)
     scale = min(max(2.0**mean, LOW), 1.0)
-    return {"scale": round(scale, 6)}, max(abs(value - math.log2(scale)) for value in octaves)
+    misfit = 0.0 if _is_scaled(features, original) else max(abs(value - math.log2(scale)) for value in octaves)
+    return {"scale": round(scale, 6)}, misfit
+
+
+def _is_scaled(features: Sequence[float], original: Sequence[float]) -> bool:
+    """Whether one scale makes this size from that of undistorted frames, to a pixel; sizes in log2."""
+    sizes = [(2.0**side, 2.0**whole) for side, whole in zip(features, original, strict=True)]
+    smallest = max(LOW, *((side - 1.0) / whole for side, whole in sizes))
+    largest = min(1.0, *((side + 1.0) / whole for side, whole in sizes))
+    return bool(smallest <= largest + 1e-9)
 
 
 def shorthand(text: str, frame_size: Size | None) -> Mapping[str, str] | None:
@@ -124,6 +141,7 @@ KIND = Kind(
     features=("log2 width", "log2 height"),
     measure=measure,
     compare=compare,
+    max_misfit=0.1,  # another shape: by 15 % of width over height
     distance=_distance,
     strength=lambda values: -float(values["scale"]),
     shorthand=shorthand,

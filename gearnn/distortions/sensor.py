@@ -1,10 +1,12 @@
 """Sensing: which distortion level an input has, read from its bytes or by comparison with calibration frames."""
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gearnn.distortions.calibration import Calibration
 from gearnn.distortions.kinds import Kind, Reference, Sensed, Values
-from gearnn.distortions.nearest import distance, nearest
+from gearnn.distortions.nearest import distance, nearest, strength
 from gearnn.distortions.received import Received
 from gearnn.distortions.registry import kind_of
 from gearnn.errors import DataError, GearNNError, SenseError, SeveralDistortionsError
@@ -29,8 +31,16 @@ class Sensor:
             for kind in kinds
         }
 
-    def __call__(self, received: Received) -> Sensed:
+    def __call__(self, received: Received, *, closely: bool = True) -> Sensed:
         """The level of one input.
+
+        Args:
+            received: the input.
+            closely: look again, at pixels, where a distortion may hide that its bytes do not state and
+                that has a stronger gear: a JPEG that was saved before.
+
+        Returns:
+            The level, with the misfits of all kinds that looked.
 
         Raises:
             SenseError: no kind can tell; or several kinds find a distortion, and no supported level
@@ -39,40 +49,62 @@ class Sensor:
         answers, reasons = [], []
         for combination in self._kinds:
             try:
-                answers.append(self._sense(combination, received))
+                answers.append(self._sense(combination, received, closely))
             except SenseError as error:
                 reasons.append(str(error))
         if not answers:
             raise SenseError(f"{'; '.join(dict.fromkeys(reasons)) or 'no levels to look for'}; tell the level instead")
         distorted = [a for a in answers if _distorting(a.level) and nearest(a.level, self._levels).parts]
         distorted = _without_implied(distorted)
-        return _the_one(distorted) if distorted else answers[0]
+        return _with_all_misfits(_the_one(distorted) if distorted else answers[0], answers)
 
-    def _sense(self, combination: str, received: Received) -> Sensed:
+    def _sense(self, combination: str, received: Received, closely: bool) -> Sensed:
         kinds = self._kinds[combination]
-        parts: list[LevelPart] = []
-        misfit = 0.0
-        for index, name in enumerate(kinds):
-            values, part_misfit = self._sense_part(combination, name, received, is_last=index == len(kinds) - 1)
-            names = [parameter.name for parameter in kind_of(name).parameters]
-            parts.append(LevelPart(name, tuple((parameter, values[parameter]) for parameter in names)))
-            misfit += part_misfit
-        return Sensed(DistortionLevel(tuple(parts)), misfit)
+        last = len(kinds) - 1
+        found = [
+            self._sense_part(combination, name, received, closely, is_last=index == last)
+            for index, name in enumerate(kinds)
+        ]
+        return Sensed(
+            DistortionLevel(tuple(part for sensed in found for part in sensed.level.parts)),
+            sum(sensed.misfit for sensed in found),
+            misfits={name: sensed.misfit for name, sensed in zip(kinds, found, strict=True)},
+            note="; ".join(sensed.note for sensed in found if sensed.note),
+        )
 
-    def _sense_part(self, combination: str, name: str, received: Received, *, is_last: bool) -> tuple[Values, float]:
+    def _sense_part(self, combination: str, name: str, received: Received, closely: bool, *, is_last: bool) -> Sensed:
         kind = kind_of(name)
         if kind.sense is not None:
             if not is_last:
                 raise SenseError(f"{name} in {combination}: its bytes are gone behind the next distortion")
             sensed = ask(kind, received)
-            return dict(sensed.level.parts[0].parameters), sensed.misfit
+            hidden = closely and self._has_stronger(combination, sensed.level)
+            return look_closer(kind, received, sensed) if hidden else sensed
+        values, misfit = self._compare(combination, kind, received)
+        parameters = tuple((parameter.name, values[parameter.name]) for parameter in kind.parameters)
+        return Sensed(DistortionLevel((LevelPart(name, parameters),)), misfit)
+
+    def _has_stronger(self, combination: str, found: DistortionLevel) -> bool:
+        """Whether a combination has a gear for a stronger last distortion than the gear that was found."""
+        gears = [DistortionLevel(level.parts[-1:]) for level in self._levels if level.kind == combination]
+        used = nearest(found, gears)
+        return any(distance(used, gear) > 0 and (not used.parts or strength(gear) > strength(used)) for gear in gears)
+
+    def _compare(self, combination: str, kind: Kind, received: Received) -> tuple[Values, float]:
+        name = kind.name
         if kind.compare is None or kind.measure is None:
             raise SenseError(f"{name} cannot be sensed")
         references = self._references[combination, name]
         if len(references) < 2 or not any(dict(r.values) == dict(kind.pristine) for r in references):
             raise SenseError(f"{name} is sensed by comparison, but there is no calibration for it")
         try:
-            return kind.compare(kind.measure(received), references)
+            features = kind.measure(received)
+            if not all(map(math.isfinite, features)):
+                raise SenseError(f"{name}: expected finite features, but measured {_listed(features)}")
+            values, misfit = kind.compare(features, references)
+            if not 0 <= misfit < math.inf:  # also NaN
+                raise SenseError(f"{name}: expected a finite misfit of at least 0, but got {misfit}")
+            return values, misfit
         except DataError as error:
             raise SenseError(str(error)) from error
         except GearNNError:
@@ -89,11 +121,49 @@ def ask(kind: Kind, received: Received) -> Sensed:
     """
     assert kind.sense is not None, "only kinds that read are asked"
     try:
-        return kind.sense(received)
+        return _checked(kind, kind.sense(received))
     except GearNNError:
         raise
     except Exception as error:
         raise SenseError(f"{kind.name}: its sensor failed: {type(error).__name__}: {error}") from error
+
+
+def look_closer(kind: Kind, received: Received, sensed: Sensed) -> Sensed:
+    """What a kind that reads bytes senses at a second look; the same where it has no such look.
+
+    Raises:
+        SenseError: a foreign package's kind failed.
+    """
+    if kind.look_closer is None:
+        return sensed
+    try:
+        return _checked(kind, kind.look_closer(received, sensed))
+    except GearNNError:
+        raise
+    except Exception as error:
+        raise SenseError(f"{kind.name}: its closer look failed: {type(error).__name__}: {error}") from error
+
+
+def _checked(kind: Kind, sensed: Sensed) -> Sensed:
+    """A sensor's answer: one level of its kind, with a misfit that can be compared."""
+    if sensed.level.kind != kind.name:
+        raise SenseError(f"{kind.name}: expected its sensor to give a level of {kind.name}, but got {sensed.level}")
+    if not 0 <= sensed.misfit < math.inf:  # also NaN
+        raise SenseError(f"{kind.name}: expected a finite misfit of at least 0, but got {sensed.misfit}")
+    return sensed
+
+
+def _with_all_misfits(sensed: Sensed, answers: Sequence[Sensed]) -> Sensed:
+    """An answer with the misfits of the other kinds that looked; of several of one kind the least."""
+    others: dict[str, float] = {}
+    for answer in answers:
+        for kind, misfit in answer.misfits.items():
+            others[kind] = min(misfit, others.get(kind, math.inf))
+    return replace(sensed, misfits={**others, **sensed.misfits})
+
+
+def _listed(features: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in features)
 
 
 def _the_one(answers: Sequence[Sensed]) -> Sensed:

@@ -37,6 +37,7 @@ class FrameRecord:
         distance: between the two, in the kind's unit.
         misfit: of the input to the level sensed.
         off_map: why it is off the map of the gearbox.
+        note: what else was found out about the segment, such as that a JPEG was saved twice.
         sensing_ms: time to sense the segment.
         decoding_ms: time to decode the segment, by frames.
         latency_ms: time of the network, pixels to prediction.
@@ -55,6 +56,7 @@ class FrameRecord:
     distance: float = 0.0
     misfit: float = 0.0
     off_map: str = ""
+    note: str = ""
     sensing_ms: float = 0.0
     decoding_ms: float = 0.0
     latency_ms: float = 0.0
@@ -164,6 +166,7 @@ class Session:
             "distance": choice.distance,
             "misfit": choice.misfit,
             "off_map": choice.off_map,
+            "note": choice.note,
             **clock,
         }
         try:
