@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from gearnn.distortions.received import open_image
+from gearnn.distortions.stills import open_image
 from gearnn.errors import GearNNError
 
 _BLOCKS = 2048  # looked at, evenly spread
