@@ -90,8 +90,8 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
         for changed in (True, False):
             values = _values(base, adaptors, number if changed else None)
             expected, _ = _trace(deep_copy(base, values), batch.example)
-            gears = make(copy.deepcopy(base), {level: replace(adaptors[level], tensors=values)}, batch.moving)
-            _compare(gears, level, batch, expected)
+            adaptor = _of_all_layers(adaptors, level, values)
+            _compare(make(copy.deepcopy(base), {level: adaptor}, batch.moving), level, batch, expected)
             if _first_difference(batch.seen, expected) is not None:
                 break  # this batch tells the level from the base
 
@@ -161,6 +161,12 @@ def _held(gears: Gears) -> str:
 
 def _advice(gears: Gears) -> str:
     return "; hold='views' may do" if len(gears.networks()) == 1 else ""
+
+
+def _of_all_layers(adaptors: Adaptors, level: DistortionLevel, values: Mapping[str, Tensor]) -> Adaptor:
+    layers = tuple(dict.fromkeys(name for adaptor in adaptors.values() for name in adaptor.layers))
+    bound = sum(tensor.numel() for tensor in values.values())
+    return replace(adaptors[level], layers=layers, bound=bound, tensors=values)
 
 
 def _values(base: nn.Module, adaptors: Adaptors, seed: int | None) -> dict[str, Tensor]:
