@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_a_frame_without_instances_trains_and_scores(network: nn.Module) -> None
     network.train()
     assert torch.isfinite(PROBLEM.loss(network, PROBLEM.collate([empty, sample(96, 64)])))
     network.eval()
-    score = evaluate(network, [empty, sample(96, 64)], PROBLEM)  # type: ignore[arg-type]
+    score = evaluate(copy.deepcopy(network), [empty, sample(96, 64)], PROBLEM)  # type: ignore[arg-type]
     assert 0 <= score.figures["box_ap"] <= 100
 
 
