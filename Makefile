@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo test check bench fuzz torture services services-stop deploy format clean
+.PHONY: help setup demo test test-anywhere check bench fuzz torture services services-stop deploy format clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,6 +26,9 @@ demo: $(READY) ## train a small base, adapt it to three JPEG levels, register th
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-anywhere: $(READY) ## run them under other arithmetic: fp32, bf16, no AMX, AVX2, threads, seed, order
+	@$(BIN)/python -m tests.arithmetic $(PYTEST_ARGS)
 
 check: $(READY) ## lint, format, types
 	@$(BIN)/ruff check .

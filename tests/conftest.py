@@ -1,6 +1,8 @@
 import os
+import random
 import sys
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,9 @@ settings.load_profile("house")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # infra/ is not installed, and `pytest` alone does not look here
+ARITHMETIC = REPOSITORY / "tests" / "arithmetic"
+PYTHONPATH = f"{REPOSITORY}{os.pathsep}{ARITHMETIC}"  # of every process that a test starts with a path of its own
+THREADS = torch.get_num_threads()
 SHARED = Path(os.environ.get("GEARNN_SHARED", REPOSITORY.parent / "shared"))
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -35,6 +40,35 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_LOGGING_TO_API_ENABLED", "false")
+INHERITED = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if str(ARITHMETIC) not in INHERITED:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*INHERITED, str(ARITHMETIC))))
+
+
+def pytest_configure() -> None:
+    """Compute as the environment says, in this process as in those that tests start."""
+    from gearnn import compute
+    from tests.arithmetic import sitecustomize
+
+    if str(ARITHMETIC) in INHERITED:
+        return  # Python has done it
+    for module, (variable, change) in zip((compute, torch), sitecustomize.CHANGES.values(), strict=True):
+        if os.environ.get(variable):
+            change(module)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With GEARNN_TEST_ORDER, files and the tests of each in an order that this seed determines."""
+    if not (seed := os.environ.get("GEARNN_TEST_ORDER")):
+        return
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    shuffled, chance = list(files.values()), random.Random(seed)
+    chance.shuffle(shuffled)
+    for tests in shuffled:
+        chance.shuffle(tests)
+    items[:] = [item for tests in shuffled for item in tests]
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +87,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Every test has an embedded registry of its own."""
     monkeypatch.setenv("GEARNN_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Flows set torch's number of threads for the whole process; each test starts with what the session had."""
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session", autouse=True)

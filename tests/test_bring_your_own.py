@@ -22,7 +22,7 @@ from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
 from tests.nets import Zoo
 
-RECIPE = Recipe(epochs=1, batch_size=5, lr=0.05)
+RECIPE = Recipe(epochs=1, batch_size=5, lr=0.05, clip=1.0)
 LAYERS = [layer.name for layer in layers_of(Zoo(9))]
 
 

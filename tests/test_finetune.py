@@ -154,7 +154,8 @@ def test_bf16_training_keeps_float32_weights(
     tuned = finetune(tiny, samples, problem, RECIPE, compute=Compute.resolve("cpu", "bf16")).model
     assert {p.dtype for p in tuned.parameters()} == {torch.float32}
     exact = finetune(tiny, samples, problem, RECIPE, compute=Compute.resolve("cpu", "fp32")).model
-    assert torch.allclose(tuned.head.weight, exact.head.weight, atol=0.02)
+    moved = (exact.head.weight - tiny.head.weight).norm()
+    assert (tuned.head.weight - exact.head.weight).norm() < 0.1 * moved  # 8 bits of precision, over nine steps
 
 
 def test_without_frames_there_is_nothing_to_train(tiny: nn.Module, problem: SemanticSegmentation) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -102,9 +103,14 @@ def _stop() -> None:
 
 
 def test_it_is_said_once_what_is_waited_for_and_who_has_it() -> None:
-    holder = holding(1, "gpu-a")
+    holder = holding(600, "gpu-a")
     told: list[str] = []
-    with leased("cuda", slots=GPUS[:1], on_wait=told.append):
+
+    def wait(said: str) -> None:
+        told.append(said)
+        Timer(1.0, holder.kill).start()
+
+    with leased("cuda", slots=GPUS[:1], on_wait=wait):
         pass
     assert told == [f"cuda:0, used by process {holder.pid}"]
     holder.communicate()

@@ -8,6 +8,7 @@ its version and settings, stays in the stream, as encoders leave it.
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 
 from PIL import Image
 
@@ -18,6 +19,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 PIXELS = ("yuv420p", "yuv422p", "yuv444p")
 _SUBSAMPLING = {"yuv420p": (2, 2), "yuv422p": (2, 1), "yuv444p": (1, 1)}
 _ENCODER = "libx264"
+_PROCESSOR = Path("/proc/cpuinfo")  # on Linux
 
 
 def encode_h264(
@@ -57,7 +59,7 @@ def encode_h264(
         ) from error
     codec.width, codec.height, codec.pix_fmt = width, height, pixels
     codec.time_base, codec.framerate, codec.thread_count = Fraction(1, FRAME_RATE), FRAME_RATE, 1
-    codec.options = {"crf": f"{crf:g}", "preset": preset, "g": str(gop)}
+    codec.options = {"crf": f"{crf:g}", "preset": preset, "g": str(gop), **instructions()}
     try:
         packets = []
         for index, frame in enumerate(frames):
@@ -68,6 +70,20 @@ def encode_h264(
         return b"".join(bytes(packet) for packet in [*packets, *codec.encode(None)])
     except av.error.FFmpegError as error:
         raise CodecError(f"h264: {_ENCODER} refused frames of {width}x{height} as {pixels}: {error}") from error
+
+
+@cache
+def instructions() -> dict[str, str]:
+    """The option of libx264 that keeps it off AVX-512, where the processor has that.
+
+    With AVX-512 its output hangs on memory that it has not written: in a process that decodes clips between, equal
+    frames now and then gave other bytes. Otherwise it writes the same bytes with AVX2, and did so each time.
+    """
+    try:
+        has_avx512 = "avx512" in _PROCESSOR.read_text()
+    except OSError:
+        has_avx512 = False
+    return {"x264-params": "asm=AVX2"} if has_avx512 else {}
 
 
 def version() -> str:

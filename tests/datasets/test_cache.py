@@ -16,7 +16,7 @@ from gearnn.datasets.streets import Streets
 from gearnn.errors import StoreError
 from gearnn.files import UNFINISHED
 from gearnn.levels import DistortionLevel, expand_levels
-from tests.conftest import REPOSITORY
+from tests.conftest import PYTHONPATH
 
 LEVELS = tuple(expand_levels(["jpeg:quality={10,30}", "h264:crf=30", "brightness:factor=0.3", "pristine"]))
 
@@ -87,7 +87,7 @@ if __name__ == "__main__":
 def test_a_killed_run_leaves_nothing_half_written_and_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     folder = tmp_path / "cache"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         deadline = time.monotonic() + 120
@@ -106,7 +106,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_is_resumed(tmp_path: Path)
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.replace("120", "4000"))
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cache")]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         deadline = time.monotonic() + 120

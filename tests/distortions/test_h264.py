@@ -1,5 +1,6 @@
 import io
 from fractions import Fraction
+from pathlib import Path
 from unittest.mock import patch
 
 import av
@@ -83,10 +84,35 @@ def test_distort_is_decode_of_encode_and_worse_with_crf(photo: Image.Image) -> N
     assert encode(photo, "h264:crf=20") == encode(photo, "h264:crf=20")
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("flags: sse4_2 avx2 avx512f avx512bw", {"x264-params": "asm=AVX2"}),  # its AVX-512 does not repeat itself
+        ("flags: sse4_2 avx2", {}),
+        (None, {}),
+    ],
+)
+def test_x264_is_kept_off_avx_512_where_there_is_some(tmp_path: Path, flags: str | None, expected: object) -> None:
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(flags)
+    with patch.object(x264, "_PROCESSOR", tmp_path / "cpuinfo"):
+        assert x264.instructions.__wrapped__() == expected
+
+
+def test_equal_frames_give_equal_bytes_whatever_memory_holds(photo: Image.Image) -> None:
+    frames, found = pan(photo), set()
+    for _ in range(20):
+        clip = encode_clip(frames, "h264:crf=30")
+        found.add(clip)
+        distort_clip(frames, "h264:crf=23,gop=4")
+        decode(clip)
+    assert len(found) == 1
+
+
 def test_frames_equal_those_of_a_bare_ffmpeg_encode(photo: Image.Image) -> None:
     codec = av.CodecContext.create("libx264", "w")
     codec.width, codec.height, codec.pix_fmt, codec.time_base = *photo.size, "yuv420p", Fraction(1, 25)
-    codec.options, codec.thread_count = {"crf": "30", "preset": "medium"}, 1
+    codec.options, codec.thread_count = {"crf": "30", "preset": "medium", **x264.instructions()}, 1
     picture = av.VideoFrame.from_image(photo).reformat(format="yuv420p", interpolation="BICUBIC")
     stream = b"".join(bytes(packet) for packet in [*codec.encode(picture), *codec.encode(None)])
     with av.open(io.BytesIO(stream), format="h264") as file:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from gearnn.datasets import Camera
@@ -16,9 +17,11 @@ from gearnn.datasets.streets import Streets
 from gearnn.distortions import Kind, Parameter, encode, kind_of, kinds, registry, sense
 from gearnn.errors import CodecError, LevelError
 from gearnn.levels import DistortionLevel
-from tests.conftest import REPOSITORY
+from tests.conftest import PYTHONPATH, REPOSITORY
+from tests.plans import tiny
 
 PLUGIN = REPOSITORY / "tests" / "plugins" / "gearnn_blur"
+BASE = "blurred-streets"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path | None, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GEARNN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "GEARNN_HOME": str(folder / "home"), "PYTHONPATH": PYTHONPATH}
     if installed is not None:
         environment["PYTHONPATH"] += f"{os.pathsep}{installed}"
     return subprocess.run(
@@ -44,37 +47,33 @@ def run(installed: Path | None, folder: Path, *arguments: str) -> subprocess.Com
     )
 
 
-def write_plan(folder: Path, levels: str) -> Path:
+def write_plan(folder: Path, *levels: str) -> Path:
     path = folder / "plan.yaml"
-    path.write_text(
-        "base: {name: drn_d_22_quarter, num_classes: 9, train: {epochs: 1}}\n"
-        "data: {name: streets, frames: {train: 8, val: 2}, camera: {size: [48, 32]}}\n"
-        f"levels: [{levels}]\nbound: {{fraction: 0.01}}\nfinetune: {{epochs: 1}}\n"
-    )
+    path.write_text(yaml.safe_dump(tiny(BASE, list(levels), str(folder / "store"), frames=(8, 2))))
     return path
 
 
 def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, '"blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20"')
+    plan = write_plan(tmp_path, "blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20")
     result = run(installed, tmp_path, "flows.cli", "adapt", str(plan))
     assert result.returncode == 0, result.stderr[-2000:]
     listed = run(installed, tmp_path, "flows.cli", "adaptors").stdout
     for slug in ("blur-sigma-1", "blur-sigma-3", "blur-sigma-2-jpeg-quality-20"):
-        assert f"drn_d_22_quarter-streets.{slug}" in listed
+        assert f"{BASE}.{slug}" in listed
     table = run(installed, tmp_path, "flows.cli", "sensing", str(plan)).stdout
     assert "blur: frames by the gear that sensing chose" in table
     assert "blur:sigma=3" in table
 
 
 def test_adaptors_of_a_kind_that_is_not_installed_do_not_hold_up_the_others(installed: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, '"blur:sigma=1", "jpeg:quality=10"')
+    plan = write_plan(tmp_path, "blur:sigma=1", "jpeg:quality=10")
     assert run(installed, tmp_path, "flows.cli", "adapt", str(plan)).returncode == 0
     frame = Streets("val", 1, 0, Camera(size=(48, 32))).frame(0)
     (tmp_path / "frame.jpg").write_bytes(encode(frame, "jpeg:quality=12"))
-    result = run(None, tmp_path, "flows.cli", "infer", "drn_d_22_quarter-streets", "frame.jpg")
+    result = run(None, tmp_path, "flows.cli", "infer", BASE, "frame.jpg")
     assert "frame.jpg: sensed jpeg:quality=12 (misfit 0.000), used jpeg:quality=10" in result.stdout
     told = " ".join(result.stderr.split())
-    assert "drn_d_22_quarter-streets.blur-sigma-1 is left out: unknown distortion 'blur'" in told
+    assert f"{BASE}.blur-sigma-1 is left out: unknown distortion 'blur'" in told
     assert "blur-sigma-1" in run(None, tmp_path, "flows.cli", "adaptors").stdout
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.conftest import PYTHONPATH, REPOSITORY
 
 PLAN = {
     "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 100_000, "batch_size": 8}},
@@ -28,7 +28,7 @@ PLAN = {
 def training(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The command, in a group of its own that is gone afterwards, Prefect's server with it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_API")}
-    environment |= {"GEARNN_HOME": str(folder / "home"), "PYTHONPATH": str(REPOSITORY)}
+    environment |= {"GEARNN_HOME": str(folder / "home"), "PYTHONPATH": PYTHONPATH}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.cli", "train-base", "plan.yaml"],

@@ -18,7 +18,7 @@ import yaml
 from gearnn import registry, tracking
 from gearnn import vocabulary as words
 from infra.services import Services
-from tests.conftest import REPOSITORY
+from tests.conftest import PYTHONPATH, REPOSITORY
 from tests.plans import tiny
 
 pytestmark = [pytest.mark.service, pytest.mark.filterwarnings("ignore")]
@@ -52,7 +52,7 @@ class Runs:
 
     def __init__(self, folder: Path, services: Services) -> None:
         self.folder, self.services, self.num_outages = folder, services, 0
-        environment = {**os.environ, **services.environment(), "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, **services.environment(), "PYTHONPATH": PYTHONPATH}
         environment |= {"GEARNN_HOME": str(folder / "home")}
         environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_LOGGING_TO_API_ENABLED": "false"}
         self.process = subprocess.Popen(

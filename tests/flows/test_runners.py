@@ -21,7 +21,7 @@ from gearnn.errors import PlanError
 from gearnn.models import build_model, save_checkpoint
 from gearnn.plan import Plan
 from tasks.records import Adapted
-from tests.conftest import REPOSITORY
+from tests.conftest import PYTHONPATH
 from tests.flows import noting
 
 pytestmark = [
@@ -73,7 +73,7 @@ def run(world: World, monkeypatch: pytest.MonkeyPatch, name: str, runner: str, p
     notes = world.notes(name)
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))
     monkeypatch.setenv("GEARNN_SLOTS", str(world.folder / "slots"))
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.setenv(noting.FOLDER, str(notes))
     monkeypatch.setenv(noting.NUMBER, str(processes))
     adapted = adapt(world.plan(name, runner))
@@ -124,7 +124,7 @@ def test_ray_gives_what_threads_give(world: World, local: Any, monkeypatch: pyte
 def dask(world: World, tmp_path: Path) -> Iterator[str]:
     """A scheduler and two workers, each a process that knows of this one no more than an address."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {noting.FOLDER: str(world.notes("dask")), noting.NUMBER: "2", "PYTHONPATH": str(REPOSITORY)}
+    environment |= {noting.FOLDER: str(world.notes("dask")), noting.NUMBER: "2", "PYTHONPATH": PYTHONPATH}
     environment |= {"GEARNN_SLOTS": str(world.folder / "slots")}
     port = free_port()
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def network() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def adaptors(network: nn.Module) -> list[Adaptor]:
-    recipe = Recipe(epochs=1, batch_size=3, lr=0.01)
+    recipe = Recipe(epochs=1, batch_size=3, lr=0.01, clip=1.0)
     bound = int(0.02 * model_size(network))
     return [adapt_level(network, scenes(level), PROBLEM, level, bound, recipe) for level in LEVELS]
 
@@ -118,7 +119,7 @@ def test_a_frame_without_instances_trains_and_scores(network: nn.Module) -> None
     network.train()
     assert torch.isfinite(PROBLEM.loss(network, PROBLEM.collate([empty, sample(96, 64)])))
     network.eval()
-    score = evaluate(network, [empty, sample(96, 64)], PROBLEM)  # type: ignore[arg-type]
+    score = evaluate(copy.deepcopy(network), [empty, sample(96, 64)], PROBLEM)  # type: ignore[arg-type]
     assert 0 <= score.figures["box_ap"] <= 100
 
 
@@ -264,7 +265,7 @@ def test_adaptors_of_another_network_are_refused(adaptors: list[Adaptor]) -> Non
 def test_two_fine_tunes_at_a_time_give_what_one_gives(network: nn.Module, fp32: Compute) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    recipe = Recipe(epochs=1, batch_size=2, lr=0.01)
+    recipe = Recipe(epochs=1, batch_size=2, lr=0.01, clip=1.0)
 
     def tune(level: str) -> dict[str, Tensor]:
         return finetune(network, scenes(level, 4), PROBLEM, recipe, compute=fp32).model.state_dict()
@@ -278,7 +279,7 @@ def test_two_fine_tunes_at_a_time_give_what_one_gives(network: nn.Module, fp32: 
 
 
 def test_a_fine_tune_repeats_after_a_crash(network: nn.Module, fp32: Compute, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=2, batch_size=2, lr=0.01)
+    recipe = Recipe(epochs=2, batch_size=2, lr=0.01, clip=1.0)
     whole = finetune(network, scenes(LEVELS[0], 4), PROBLEM, recipe, compute=fp32)
 
     def crash(progress: Any) -> None:
