@@ -27,7 +27,9 @@ def sense(
         for file in files:
             try:
                 sensed = look(read_file(file))
-                console.print(f"{file}: {sensed.level} (misfit {sensed.misfit:.3f})", soft_wrap=True, highlight=False)
+                note = f"; {sensed.note}" if sensed.note else ""
+                text = f"{file}: {sensed.level} (misfit {sensed.misfit:.3f}{note})"
+                console.print(text, soft_wrap=True, highlight=False)
             except GearNNError as error:
                 status = max(status, error.exit_status)
                 fail(f"{file}: {error}")
@@ -153,7 +155,12 @@ def infer(
             assert gearbox.problem is not None, "a registered base has one"
             found = gearbox.problem.answer(answer.prediction)
             wrote = write_answer(found, outputs, file.stem)
-            how = f"sensed {answer.sensed} (misfit {answer.misfit:.3f})" if told is None else f"told {answer.sensed}"
+            note = f"; {answer.note}" if answer.note else ""
+            how = (
+                f"sensed {answer.sensed} (misfit {answer.misfit:.3f}{note})"
+                if told is None
+                else f"told {answer.sensed}"
+            )
             used = "the base" if answer.used.is_pristine else str(answer.used)
             used += f" ({answer.distance:.3g} away)" if answer.distance else ""
             used += f" ({answer.off_map})" if answer.off_map else ""

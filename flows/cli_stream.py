@@ -46,6 +46,7 @@ def stream(
 ) -> None:
     """Run a stream through the gearbox: segments are sensed, gears shift at their boundaries."""
     with running(), ExitStack() as stack:
+        from gearnn.addresses import shown
         from gearnn.choice import Policy, Steady
         from gearnn.compute import Compute
         from gearnn.errors import PlanError
@@ -69,7 +70,7 @@ def stream(
         if throttle is not None:
             manifest = Path(source)
             if manifest.suffix != ".mpd" or not manifest.is_file():
-                raise PlanError(f"--throttle: expected a manifest (.mpd) on this disk, but got {source}")
+                raise PlanError(f"--throttle: expected a manifest (.mpd) on this disk, but got {shown(source)}")
             source = f"{stack.enter_context(throttled(manifest.parent, read_trace(throttle)))}/{manifest.name}"
         session = Session(
             gearbox,

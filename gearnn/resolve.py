@@ -147,7 +147,7 @@ def open_base(plan: Plan, on_start: Callable[[str], None] | None = None) -> nn.M
     """
     path = checkpoint_path(plan)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.default_generator.manual_seed(plan.seed)  # networks are built on the CPU; other devices keep theirs
         if plan.base.train is None:
             _check_header(plan, path)
             return build(plan, path)

@@ -1,6 +1,5 @@
 """What the plans want beside what the registry has."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,7 +147,8 @@ def _finding(wish: Wish, versions: Sequence[Version], bases: Mapping[str, Versio
         return wish.finding("missing", "its base is not trained yet, or in another store")
     if not versions:
         return wish.finding("missing", "none is registered")
-    recorded = [(v, json.loads(v.tags[words.TAG_MADE_FROM])) for v in versions if words.TAG_MADE_FROM in v.tags]
+    tag = words.TAG_MADE_FROM
+    recorded = [(v, registry.json_of(v.tags[tag], f"{v.uri}, tag {tag}")) for v in versions if tag in v.tags]
     fitting = [version for version, made_from in recorded if made_from == wish.made_from]
     if not fitting:
         reasons = differences(recorded[0][1], wish.made_from) if recorded else (_OLD,)

@@ -12,6 +12,7 @@ reason, or wrong.
 import argparse
 import copy
 import json
+import re
 import sys
 import time
 import warnings
@@ -44,22 +45,28 @@ _SAME = 1e-4  # of the largest value; levels differ by far more
 Build = Callable[[], nn.Module]
 
 
-def networks() -> Iterator[tuple[str, Build, int]]:
-    """(name, builder, values) of every network: torchvision's, then timm's, one of each family after the other."""
+def networks(only: str) -> Iterator[tuple[str, Build, int]]:
+    """(name, builder, values) of every network whose name holds a word.
+
+    Torchvision's come first, then timm's, the smallest of each family, then the next ones.
+    """
     models = torchvision.models
-    heads = {*models.list_models(module=models.segmentation), *models.list_models(module=models.detection)}
+    detectors = models.list_models(module=models.detection)
     for name in models.list_models():
-        options: dict[str, Any] = {"weights": None} | ({"weights_backbone": None} if name in heads else {})
-        if name in models.list_models(module=models.detection):
+        options: dict[str, Any] = {"weights": None}
+        if name in detectors or name in models.list_models(module=models.segmentation):
+            options["weights_backbone"] = None
+        if name in detectors:
             options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, they find little
-        build = partial(models.get_model, name, **options)
-        yield f"torchvision/{name}", build, num_values(build)
+        if only in f"torchvision/{name}":
+            yield f"torchvision/{name}", partial(models.get_model, name, **options), 0
     import timm
 
     families: dict[str, list[tuple[int, str]]] = {}
     for name in timm.list_models():
-        values = num_values(partial(timm.create_model, name, pretrained=False))
-        families.setdefault(timm.model_entrypoint(name).__module__, []).append((values, name))
+        if only in f"timm/{name}":
+            values = num_values(partial(timm.create_model, name, pretrained=False))
+            families.setdefault(timm.model_entrypoint(name).__module__, []).append((values, name))
     for members in zip_longest(*map(sorted, families.values())):
         for values, name in filter(None, members):
             yield f"timm/{name}", partial(timm.create_model, name, pretrained=False), values
@@ -234,6 +241,25 @@ def tried(name: str, build: Build) -> dict[str, Any]:
     return {"name": name, "skipped": "no batch that it takes and that tells its levels apart"}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: which networks are right, which are refused and why, which were left out."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        kinds = tuple(_kind(str(row.get(hold, row.get("skipped")))) for hold in get_args(Hold))
+        found.setdefault(kinds, []).append(row["name"])  # type: ignore[arg-type]
+    lines = ["| views | in place | number | networks |", "|---|---|---:|---|"]
+    for (views, in_place), names in sorted(found.items(), key=lambda item: -len(item[1])):
+        lines.append(f"| {views} | {in_place} | {len(names)} | {', '.join(sorted(names))} |")
+    return "\n".join(lines)
+
+
+def _kind(verdict: str) -> str:
+    """A verdict without what is another network's name or size."""
+    refusal, _, why = verdict.partition("; hold='views'")[0].partition(" at ")
+    state = " (keeps weights or other state between calls)" if "does it keep tensors" in why else ""
+    return re.sub(r"\d+ million", "too many", refusal) + state
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose names hold this word")
@@ -246,15 +272,17 @@ def main() -> None:
     done = {row["name"] for row in rows}
     with asked.output.open("a" if asked.resume else "w") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, build, values in networks():
-            if asked.only not in name or name in done:
+        for name, build, values in networks(asked.only):
+            if name in done:
                 continue
+            values = values or num_values(build)
             most = max(asked.most, OF_TORCHVISION) if name.startswith("torchvision/") else asked.most
             too_large = {"name": name, "skipped": f"{values / 1e6:.0f} million values"}
             rows.append(too_large if values > most * 1e6 else tried(name, build))
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
             print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
     verdicts = [str(row.get(hold, "skipped")).partition(":")[0] for row in rows for hold in get_args(Hold)]
     print(dict(Counter(verdicts)))
     sys.exit("WRONG" in verdicts)

@@ -35,6 +35,7 @@ from gearnn.registry.versions import (
     find,
     get_version,
     is_of,
+    json_of,
     metrics,
 )
 
@@ -60,6 +61,7 @@ __all__ = [
     "get_version",
     "is_of",
     "is_rival",
+    "json_of",
     "load_adaptor",
     "load_base",
     "load_gearbox",

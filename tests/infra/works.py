@@ -103,7 +103,7 @@ class Works:
         (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", documentation(), re.MULTILINE)
         self.process = spawn(
             ["bash", "-c", command],
-            self.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2", "GEARNN_THREADS": "1"},
+            self.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
             self.folder / "worker.log",
             user=None,
             cwd=self.folder / "worker",
