@@ -155,12 +155,8 @@ def infer(
             assert gearbox.problem is not None, "a registered base has one"
             found = gearbox.problem.answer(answer.prediction)
             wrote = write_answer(found, outputs, file.stem)
-            note = f"; {answer.note}" if answer.note else ""
-            how = (
-                f"sensed {answer.sensed} (misfit {answer.misfit:.3f}{note})"
-                if told is None
-                else f"told {answer.sensed}"
-            )
+            facts = "; ".join([f"misfit {answer.misfit:.3f}", *filter(None, [answer.note])])
+            how = f"sensed {answer.sensed} ({facts})" if told is None else f"told {answer.sensed}"
             used = "the base" if answer.used.is_pristine else str(answer.used)
             used += f" ({answer.distance:.3g} away)" if answer.distance else ""
             used += f" ({answer.off_map})" if answer.off_map else ""

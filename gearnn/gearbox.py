@@ -65,12 +65,12 @@ class GearBox:
         self.problem = problem
         self.compute = compute or Compute(device=next(base.parameters()).device, bf16=False)
         self.batch_size = batch_size
-        by_level = self._adaptors = _by_level(adaptors)
+        by_level = _by_level(adaptors)
         base_fingerprint = fingerprint(base)
         for adaptor in by_level.values():
             adaptor.check(base, base_fingerprint)
         self._make = partial(_made, hold, base_fingerprint)
-        self._is_checked = not by_level
+        self._unchecked = by_level  # adaptors whose gears no batch was found to check with
         self.gears: Gears = self._checked_gears(example)
         self._levels = tuple(by_level)
         self._keys: dict[DistortionLevel | str, DistortionLevel] = {level: level for level in by_level}
@@ -113,21 +113,19 @@ class GearBox:
 
     def _checked_gears(self, example: Any) -> Gears:
         """The gears, checked where there is a batch to check them with."""
-        if self._is_checked:
-            return self._make(self.base, self._adaptors, ())
-        tried = (
-            [Example(arguments=(example,))] if example is not None else examples(self.base, self.problem, self.compute)
-        )
-        found = first_taken(self.base, tried)
+        adaptors = self._unchecked
+        given = [Example(arguments=(example,))] if example is not None else None
+        tried = given or examples(self.base, self.problem, self.compute)
+        found = first_taken(self.base, tried) if adaptors else None
         if found is None:
-            if example is not None:
+            if given and adaptors:
                 raise GearError("example: expected a batch that the network takes, but it fails with it")
-            return self._make(self.base, self._adaptors, ())
-        check(self._make, self.base, self._adaptors, found)
-        gears = self._make(self.base, self._adaptors, found.moving)
-        check_values(gears, self.base, self._adaptors, found.moving)
+            return self._make(self.base, adaptors, ())
+        check(self._make, self.base, adaptors, found)
+        gears = self._make(self.base, adaptors, found.moving)
+        check_values(gears, self.base, adaptors, found.moving)
         gears.refuse_mixed(why_not_apart(self.base, found))
-        self._is_checked = True
+        self._unchecked = {}
         return gears
 
     def _check_once(self, batch: Any) -> None:
@@ -136,7 +134,7 @@ class GearBox:
         Raises:
             GearError: see the class.
         """
-        if not self._is_checked:
+        if self._unchecked:
             self.gears = self._checked_gears(batch)
 
     @property
@@ -192,7 +190,7 @@ class GearBox:
             GearError: no adaptor for a level; or outputs of this network cannot be taken apart by frame.
         """
         gears = [self._gear(level) for level in levels]
-        return self.gears.mixed(gears) if self._is_checked else _CheckedFirst(self, gears)
+        return _CheckedFirst(self, gears) if self._unchecked else self.gears.mixed(gears)
 
     def nearest(self, level: DistortionLevel | str) -> DistortionLevel:
         """The supported level next to this one, the base's pristine level included; ties go to the stronger distortion.

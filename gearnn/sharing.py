@@ -5,13 +5,13 @@ tensor inside of the network (tied weights, lists, hooks, modules that keep thei
 refers to the copy's own.
 """
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gearnn.compute import own_copy
 from gearnn.layers import aliases, stored_tensors
 
 _KEEP_NOTHING = "torch.nn.modules.", "torchvision.ops."
@@ -42,12 +42,12 @@ def sharing_copy(
         separate = mine.keys() | {id(state[name]) for name in apart}
         shared = {id(tensor): tensor for tensor in state.values() if id(tensor) not in separate}
         if not _may_drop_weights(model):
-            copied = copy.deepcopy(model, memo=dict(shared | mine))  # what is in the memo is taken over, not copied
+            copied = own_copy(model, shared | mine)  # what is in the memo is taken over, not copied
         else:
-            whole = copy.deepcopy(model, memo=dict(mine))  # it may change tensors when its mode changes
+            whole = own_copy(model, mine)  # it may change tensors when its mode changes
             _change_mode_and_back(whole)
             same = _same_tensors(whole, {name: t for name, t in state.items() if id(t) in shared})
-            copied = copy.deepcopy(whole, memo=same)
+            copied = own_copy(whole, same)
         if share_modules:
             _share_modules(copied, model, {}, set())
     return copied
@@ -69,7 +69,7 @@ def under_first_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[s
 def deep_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A plain deep copy with values written into some of its tensors; what a sharing copy is compared with."""
     with torch.inference_mode(False), torch.no_grad():
-        copied = copy.deepcopy(model)
+        copied = own_copy(model)
         state = stored_tensors(copied)
         for name, tensor in tensors.items():
             state[name].copy_(tensor)

@@ -6,7 +6,6 @@ so that networks whose answers are classes, or that find nothing, can be told ap
 gears themselves never run here.
 """
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
+from gearnn.compute import own_copy
 from gearnn.errors import GearError
 from gearnn.gears.examples import Example
 from gearnn.gears.holding import Gears
@@ -91,7 +91,7 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
             values = _values(base, adaptors, number if changed else None)
             expected, _ = _trace(deep_copy(base, values), batch.example)
             adaptor = _of_all_layers(adaptors, level, values)
-            _compare(make(copy.deepcopy(base), {level: adaptor}, batch.moving), level, batch, expected)
+            _compare(make(own_copy(base), {level: adaptor}, batch.moving), level, batch, expected)
             if _first_difference(batch.seen, expected) is not None:
                 break  # this batch tells the level from the base
 
