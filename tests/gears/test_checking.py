@@ -156,7 +156,8 @@ def made(kind: Callable[[], nn.Module]) -> nn.Module:
 
 
 def every_layer(base: nn.Module) -> list[Adaptor]:
-    return adapted(base, [layer.name for layer in layers_of(base)])
+    """Adaptors of all layers; they are made of a copy that can be copied once more, whatever a hook has left."""
+    return adapted(own_copy(base), [layer.name for layer in layers_of(base)])
 
 
 def own_network(base: nn.Module, adaptor: Adaptor | None) -> nn.Module:
