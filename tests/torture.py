@@ -6,7 +6,7 @@ gearbox's own check has not seen, after the base has run others. The reference i
 adaptor's tensors were written by name, made here, not by the library. A network is right, refused with a
 reason, or wrong.
 
-    python -m tests.torture [--only WORD] [--most 100] [--resume] [--output .gearnn/torture.jsonl]
+    python -m tests.torture [--only WORD] [--most 100] [--resume] [--output .gearnn/torture.jsonl] [--show]
 """
 
 import argparse
@@ -45,11 +45,8 @@ _SAME = 1e-4  # of the largest value; levels differ by far more
 Build = Callable[[], nn.Module]
 
 
-def networks(only: str) -> Iterator[tuple[str, Build, int]]:
-    """(name, builder, values) of every network whose name holds a word.
-
-    Torchvision's come first, then timm's, the smallest of each family, then the next ones.
-    """
+def networks(only: str) -> Iterator[tuple[str, Build]]:
+    """(name, builder) of every network whose name holds a word: torchvision's, then timm's, families taking turns."""
     models = torchvision.models
     detectors = models.list_models(module=models.detection)
     for name in models.list_models():
@@ -59,17 +56,16 @@ def networks(only: str) -> Iterator[tuple[str, Build, int]]:
         if name in detectors:
             options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, they find little
         if only in f"torchvision/{name}":
-            yield f"torchvision/{name}", partial(models.get_model, name, **options), 0
+            yield f"torchvision/{name}", partial(models.get_model, name, **options)
     import timm
 
-    families: dict[str, list[tuple[int, str]]] = {}
+    families: dict[str, list[str]] = {}
     for name in timm.list_models():
-        if only in f"timm/{name}":
-            values = num_values(partial(timm.create_model, name, pretrained=False))
-            families.setdefault(timm.model_entrypoint(name).__module__, []).append((values, name))
-    for members in zip_longest(*map(sorted, families.values())):
-        for values, name in filter(None, members):
-            yield f"timm/{name}", partial(timm.create_model, name, pretrained=False), values
+        families.setdefault(timm.model_entrypoint(name).__module__, []).append(name)
+    for members in zip_longest(*families.values()):
+        for name in filter(None, members):
+            if only in f"timm/{name}":
+                yield f"timm/{name}", partial(timm.create_model, name, pretrained=False)
 
 
 def num_values(build: Build) -> int:
@@ -266,16 +262,20 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=100.0, help="million values; larger networks are left out")
     parser.add_argument("--output", type=Path, default=Path(".gearnn/torture.jsonl"))
     parser.add_argument("--resume", action="store_true", help="leave out networks that the output has")
+    parser.add_argument("--show", action="store_true", help="run nothing, print the table of what the output has")
     asked = parser.parse_args()
+    if asked.show:
+        print(table([json.loads(line) for line in asked.output.read_text().splitlines()]))
+        return
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in asked.output.read_text().splitlines()] if asked.resume else []
     done = {row["name"] for row in rows}
     with asked.output.open("a" if asked.resume else "w") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, build, values in networks(asked.only):
+        for name, build in networks(asked.only):
             if name in done:
                 continue
-            values = values or num_values(build)
+            values = num_values(build)
             most = max(asked.most, OF_TORCHVISION) if name.startswith("torchvision/") else asked.most
             too_large = {"name": name, "skipped": f"{values / 1e6:.0f} million values"}
             rows.append(too_large if values > most * 1e6 else tried(name, build))
