@@ -4,6 +4,7 @@ How the gears are held is in :mod:`gearnn.gears`, which gear a frame gets in :mo
 how frames run in :mod:`gearnn.inference`; this is where they meet.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -39,9 +40,9 @@ class GearBox:
         compute: device and precision of :meth:`infer`; None takes the base's device in float32.
         batch_size: most frames of one forward pass of :meth:`infer`.
         base_disk: bytes of the base's file, for :meth:`memory`.
-        example: a batch of two frames as the network takes it, with which gears are checked once, on copies;
-            None takes noise, as the problem gives it to the network or as its layers suggest. Where no such
-            batch is found, the first one that runs is taken.
+        example: a batch of two frames as the network takes it, or a tuple of arguments, with which gears are
+            checked once, on copies; None takes noise, as the problem gives it to the network or as its layers
+            suggest. Where no such batch is found, that is logged, and the first one that runs is taken.
 
     Raises:
         AdaptorError: an adaptor belongs to another base.
@@ -71,7 +72,9 @@ class GearBox:
             adaptor.check(base, base_fingerprint)
         self._make = partial(_made, hold, base_fingerprint)
         self._unchecked = by_level  # adaptors whose gears no batch was found to check with
-        self.gears: Gears = self._checked_gears(example)
+        self._alone = ""  # why frames of a batch influence each other; nothing where they do not
+        self.gears: Gears = self._make(self.base, by_level, ())
+        self._check_at_first(example)
         self._levels = tuple(by_level)
         self._keys: dict[DistortionLevel | str, DistortionLevel] = {level: level for level in by_level}
         self._keys |= {str(level): level for level in by_level}
@@ -111,36 +114,71 @@ class GearBox:
 
         return registry.load_gearbox(base, distortion, alias, problem, compute, trust=trust, hold=hold)
 
-    def _checked_gears(self, example: Any) -> Gears:
-        """The gears, checked where there is a batch to check them with."""
-        adaptors = self._unchecked
-        given = [Example(arguments=(example,))] if example is not None else None
-        tried = given or examples(self.base, self.problem, self.compute)
-        found = first_taken(self.base, tried) if adaptors else None
-        if found is None:
-            if given and adaptors:
-                raise GearError("example: expected a batch that the network takes, but it fails with it")
-            return self._make(self.base, adaptors, ())
-        check(self._make, self.base, adaptors, found)
-        gears = self._make(self.base, adaptors, found.moving)
-        check_values(gears, self.base, adaptors, found.moving)
-        gears.refuse_mixed(why_not_apart(self.base, found))
-        self._unchecked = {}
-        return gears
+    def _check(self, tried: Iterable[Example], *, is_first: bool) -> Exception | None:
+        """Check the gears with the first batch that the network takes; what it said to the last where there is none.
 
-    def _check_once(self, batch: Any) -> None:
-        """Check the gears with the first batch that runs, where none was found before.
+        Args:
+            tried: the batches.
+            is_first: whether nobody has the gears yet.
 
         Raises:
             GearError: see the class.
         """
+        found = first_taken(self.base, tried)
+        if isinstance(found, Exception):
+            return found
+        check(self._make, self.base, self._unchecked, found)
+        if found.moving and is_first:  # every level needs its own of these
+            self.gears = self._make(self.base, self._unchecked, found.moving)
+        elif found.moving:
+            raise GearError(
+                f"a forward pass changes {found.moving[0]}; GearBox(..., example=batch) gives levels their own"
+            )
+        check_values(self.gears, self.base, self._unchecked, found.moving)
+        self._alone = why_not_apart(self.base, found)
+        self.gears.refuse_mixed(self._alone)
+        self._unchecked = {}
+        return None
+
+    def _check_at_first(self, example: Any) -> None:
+        """Check with a batch that is given, else with one that is found."""
+        if not self._unchecked:
+            return
+        arguments = example if isinstance(example, tuple) else (example,)
+        given = [Example(arguments=arguments)] if example is not None else None
+        failed = self._check(given or examples(self.base, self.problem, self.compute), is_first=True)
+        if failed is None:
+            return
+        reason = f"{type(failed).__name__}: {' '.join(str(failed).split())[:200]}"
+        if given:
+            raise GearError(f"example: expected a batch that the network takes, but it says {reason}") from failed
+        logging.getLogger("gearnn").warning(
+            "no batch was found that the network takes, so its gears are checked with the first one that runs; "
+            "GearBox(..., example=batch) checks at once (the last one that was tried: %s)",
+            reason,
+        )
+
+    def _refuse_unchecked(self) -> None:
+        """Gears in place are lent only when they were checked, because more networks are wrong with them."""
+        if self._unchecked and isinstance(self.gears, InPlace):
+            raise GearError(
+                "gears in place: no batch was found to check them with; GearBox(..., example=batch) gives one"
+            )
+
+    def _check_once(self, batch: Any) -> None:
+        """Check the gears with the first batch that runs, where none was found before."""
         if self._unchecked:
-            self.gears = self._checked_gears(batch)
+            self._check([Example(arguments=(batch,))], is_first=False)
 
     @property
     def levels(self) -> tuple[DistortionLevel, ...]:
         """Levels that have an adaptor."""
         return self._levels
+
+    @property
+    def most_frames(self) -> int:
+        """Most frames of one forward pass of :meth:`infer`: one where frames of a batch influence each other."""
+        return 1 if self._alone else self.batch_size
 
     @property
     def known_problem(self) -> Problem:
@@ -170,6 +208,7 @@ class GearBox:
         Raises:
             GearError: this gearbox has no adaptor for the level.
         """
+        self._refuse_unchecked()
         return self.gears.at(self._gear(level))
 
     def shift(self, level: DistortionLevel | str) -> None:
@@ -181,6 +220,7 @@ class GearBox:
         """
         if not isinstance(self.gears, InPlace):
             raise GearError("views are not shifted: model(level) is the network of a level")
+        self._refuse_unchecked()
         self.gears.shift(self._gear(level))
 
     def mixed(self, levels: Sequence[DistortionLevel | str]) -> nn.Module:
@@ -212,7 +252,7 @@ class GearBox:
     def __call__(self, x: Tensor, level: DistortionLevel | str) -> Any:
         """One forward pass with the network of a level; x as the network takes it."""
         self._check_once(x)
-        with self.at(level) as network:
+        with self.gears.at(self._gear(level)) as network:
             return network(x)
 
     def infer(

@@ -36,6 +36,8 @@ def sharing_copy(
     Returns:
         The copy; where a kind of module drops derived weights when it trains (LeViT's biases), they are dropped.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return deep_copy(model, own)  # what is scripted copies its tensors in its own way
     with torch.inference_mode(False), torch.no_grad():
         state = stored_tensors(model)  # keeps the tensors alive, so that no other object gets their identity
         mine = {id(state[name]): tensor for name, tensor in own.items()}

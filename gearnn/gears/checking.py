@@ -20,6 +20,7 @@ from gearnn.compute import own_copy
 from gearnn.errors import GearError
 from gearnn.gears.examples import Example
 from gearnn.gears.holding import Gears
+from gearnn.gears.nested import leaves
 from gearnn.layers import stored_tensors
 from gearnn.levels import DistortionLevel
 from gearnn.sharing import deep_copy, under_first_names
@@ -69,14 +70,17 @@ class Tried:
     moving: tuple[str, ...]
 
 
-def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | None:
-    """The first of some batches that the network takes; None where it takes none."""
+def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | Exception:
+    """The first of some batches that the network takes; or what it said to the last, where it takes none."""
+    failed: Exception | None = None
+    trial = deep_copy(base, {})
     for example in examples:
         try:
+            example.run(trial)
             return _tried(base, example)
-        except Exception:  # whatever a network dies of on what it does not take
-            continue
-    return None
+        except Exception as error:  # whatever a network dies of on what it does not take
+            failed = error
+    return failed or GearError("no batch to try")
 
 
 def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
@@ -86,6 +90,7 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
         GearError: a gear answers otherwise than a deep copy does; names the module.
     """
     level = next(iter(adaptors))
+    _check_nothing_is_left_of_other_weights(base, adaptors, tried)
     for number, batch in enumerate(_batches(base, tried)):
         for changed in (True, False):
             values = _values(base, adaptors, number if changed else None)
@@ -96,10 +101,36 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
                 break  # this batch tells the level from the base
 
 
+def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
+    """A module that keeps a tensor from an earlier run, derived from weights, may not ask its weights again.
+
+    Raises:
+        GearError: a changed weight of such a module changes nothing.
+    """
+    modules = dict(deep_copy(base, {}).named_modules())
+    ran = {seen.place for seen in tried.seen}
+    for name, values in _values(base, adaptors, 0).items():
+        path = name.rpartition(".")[0]
+        if path in ran and _keeps_tensors(modules[path]):
+            found, _ = _trace(deep_copy(base, {name: values}), tried.example)
+            if _first_difference(tried.seen, found) is None:
+                raise GearError(
+                    f"{path or 'the root'} ({type(modules[path]).__name__}) keeps a tensor of an earlier run, and "
+                    f"{name} changes nothing any more; build the gearbox before the base runs, or drop that tensor"
+                )
+
+
+def _keeps_tensors(module: nn.Module) -> bool:
+    """Whether a module has tensors besides its parameters and buffers."""
+    others = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    return any(isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) for leaf in leaves(others))
+
+
 def _tried(base: nn.Module, example: Example) -> Tried:
     copied, before = deep_copy(base, {}), stored_tensors(base)
     seen, output = _trace(copied, example)
-    moving = tuple(name for name, t in stored_tensors(copied).items() if not torch.equal(t, before[name]))
+    after = stored_tensors(copied)
+    moving = tuple(name for name, t in before.items() if name not in after or not torch.equal(t, after[name]))
     return Tried(example=example, seen=seen, output=output, moving=moving)
 
 
@@ -220,17 +251,6 @@ def _seen(place: str, name: str, module: nn.Module, values: Any) -> Seen:
     return Seen(place, where, tuple(map(_sampled, leaves(values))))
 
 
-def leaves(output: Any) -> list[Any]:
-    """Tensors and other values inside of an output, however deep."""
-    if isinstance(output, Mapping):
-        return [leaf for value in output.values() for leaf in leaves(value)]
-    if isinstance(output, list | tuple):
-        return [leaf for value in output for leaf in leaves(value)]
-    if isinstance(output, Tensor) or not hasattr(output, "__dict__"):
-        return [output]
-    return [leaf for value in vars(output).values() for leaf in leaves(value)]
-
-
 def _sampled(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
         return leaf
@@ -279,28 +299,34 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 def why_not_apart(base: nn.Module, tried: Tried) -> str:
     """Why frames of one batch cannot be run in several and put together; nothing where they can."""
-    alone = tried.example.first_frame()
-    if alone is None:
-        return ""  # a list has one answer a frame, which joining makes sure of
-    try:
-        first = alone.run(deep_copy(base, {}))
-    except Exception as error:  # whatever a network dies of on a single frame
-        return f"the network takes two frames, but not one: {' '.join(str(error).split())[:100]}"
-    return _why_no_rows(first, tried.output)
+    for row, alone in zip((slice(0, 1), slice(-1, None)), tried.example.frames_alone(), strict=False):
+        try:
+            found = alone.run(deep_copy(base, {}))
+        except Exception as error:  # whatever a network dies of on a single frame
+            return f"the network takes several frames, but not one: {' '.join(str(error).split())[:100]}"
+        if reason := _why_no_rows(found, tried.output, row, len(tried.example.arguments[0])):
+            return reason
+    return ""
 
 
-def _why_no_rows(one: Any, two: Any) -> str:
-    """Why the outputs for one frame and for two are not one row, or one answer, a frame."""
+def _why_no_rows(one: Any, all_of_them: Any, row: slice, number: int) -> str:
+    """Why the outputs for one frame and for several are not one row, or one answer, a frame."""
     pairs: list[tuple[Any, Any]] = []
-    if isinstance(one, Mapping) and isinstance(two, Mapping):
-        pairs = [(value, two.get(key)) for key, value in one.items()]
-    elif isinstance(one, tuple) and isinstance(two, tuple):
-        pairs = list(zip(one, two, strict=False))
-    elif isinstance(one, list) and isinstance(two, list):
-        return "" if (len(one), len(two)) == (1, 2) else f"the network gives {len(two)} answers for two frames"
-    elif isinstance(one, Tensor) and isinstance(two, Tensor):
-        if 0 in (one.ndim, two.ndim) or (len(one), len(two)) != (1, 2) or one.shape[1:] != two.shape[1:]:
-            return f"the network does not give one row a frame, but {list(two.shape)} for two frames"
-        if one.is_floating_point() and _distance(one, two[:1]) > _NEIGHBOURS:
+    if isinstance(one, Mapping) and isinstance(all_of_them, Mapping):
+        pairs = [(value, all_of_them.get(key)) for key, value in one.items()]
+    elif isinstance(one, tuple) and isinstance(all_of_them, tuple):
+        pairs = list(zip(one, all_of_them, strict=False))
+    elif isinstance(one, list) and isinstance(all_of_them, list):
+        right = (len(one), len(all_of_them)) == (1, number)
+        return "" if right else f"the network gives {len(all_of_them)} answers for {number} frames"
+    elif isinstance(one, Tensor) and isinstance(all_of_them, Tensor):
+        if one.ndim == 0 or len(one) != 1 or all_of_them.shape != (number, *one.shape[1:]):
+            return f"the network does not give one row a frame, but {list(all_of_them.shape)} for {number} frames"
+        if _apart(one, all_of_them[row]) > _NEIGHBOURS:
             return "the network's output for a frame depends on the frames beside it"
-    return next(filter(None, (_why_no_rows(a, b) for a, b in pairs)), "")
+    return next(filter(None, (_why_no_rows(a, b, row, number) for a, b in pairs)), "")
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Largest difference as a share of the largest value; of classes, the share of those that differ."""
+    return _distance(one, other) if one.is_floating_point() else float((one != other).double().mean())

@@ -1,6 +1,6 @@
 """Batches to try a network with: what its problem gives it, or what fits its first layers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
+from gearnn.gears.nested import mapped
 from gearnn.problem import Problem
 from gearnn.randomness import own_stream
 
@@ -34,7 +35,7 @@ class Example:
     def run(self, network: nn.Module) -> Any:
         """The network's output in inference mode; draws of random numbers are the same every time."""
         device = next((t.device for t in network.parameters()), torch.device("cpu"))
-        arguments, named = _mapped(torch.clone, (self.arguments, dict(self.named)))
+        arguments, named = mapped(torch.clone, (self.arguments, dict(self.named)))
         with torch.inference_mode(), own_stream(device, "example"):
             return network(*arguments, **named)
 
@@ -46,14 +47,17 @@ class Example:
             contrast = (1.0 + 0.5 * (number - 1)) * (-1.0) ** (number + 1)
             return moved * contrast + 0.3 * (number - 1) if moved.is_floating_point() else moved
 
-        return replace(self, arguments=_mapped(change, self.arguments))
+        return replace(self, arguments=mapped(change, self.arguments))
 
-    def first_frame(self) -> "Example | None":
-        """The first frame alone; None where no argument by position is a batch of two."""
-        if not self.arguments or isinstance(self.arguments[0], list) or self.named:
-            return None
-        batched = all(isinstance(a, Tensor) and a.ndim > 0 and len(a) == 2 for a in self.arguments)
-        return replace(self, arguments=tuple(a[:1] for a in self.arguments)) if batched else None
+    def frames_alone(self) -> "list[Example]":
+        """The first and the last frame, each alone; nothing where the arguments are no batch of several frames."""
+        if not self.arguments or self.named:
+            return []
+        sizes = {len(a) if isinstance(a, Tensor) and a.ndim else 0 for a in self.arguments}
+        if len(sizes) > 1 or max(sizes) < 2:
+            return []
+        rows = slice(0, 1), slice(-1, None)
+        return [replace(self, arguments=tuple(a[row] for a in self.arguments)) for row in rows]
 
 
 def examples(base: nn.Module, problem: Problem | None, compute: Compute) -> Iterator[Example]:
@@ -133,14 +137,3 @@ def _shapes(base: nn.Module, sides: Sequence[int]) -> Iterator[tuple[int, ...]]:
             break
     pictures = [(2, channels, side, side) for side in sides for channels in (3, 1)]
     yield from dict.fromkeys([*of_layers, *pictures])
-
-
-def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same nested values with changed tensors."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _mapped(change, entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_mapped(change, entry) for entry in value)
-    return value

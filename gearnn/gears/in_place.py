@@ -55,8 +55,9 @@ class _Hung:
 
     def is_there(self) -> bool:
         value = self.value
-        there = self.owner.get(self.attribute) is value
-        return there and (not self.address or value.data_ptr() == self.address)  # type: ignore[operator]
+        if self.owner.get(self.attribute) is not value or isinstance(value, nn.Module):
+            return isinstance(value, nn.Module) and self.owner.get(self.attribute) is value
+        return value.data_ptr() == self.address and not value.requires_grad
 
 
 class InPlace:
@@ -74,6 +75,8 @@ class InPlace:
         self._copies: dict[DistortionLevel | None, tuple[list[Tensor], list[Tensor]]]
         self._copies = {level: ([], []) for level in (None, *adaptors)}
         values = {level: under_first_names(adaptor.tensors, base) for level, adaptor in adaptors.items()}
+        if any(isinstance(module, torch.jit.ScriptModule) for module in base.modules()):
+            raise GearError("gears in place: expected a network of Python modules, but it has scripted ones")
         state = stored_tensors(base)
         pieces: dict[str, Tensor] = {}
         with torch.inference_mode(False), torch.no_grad():
@@ -82,6 +85,7 @@ class InPlace:
         self.network = sharing_copy(base, pieces)
         self._hung = list(_hung(self.network, pieces))
         self._level: DistortionLevel | None = None
+        self._lent: list[DistortionLevel | None] = []  # levels of the contexts that are open, the innermost last
         self._is_whole = True
         self._mixed = MixedBatches(self.at)
 
@@ -117,7 +121,13 @@ class InPlace:
     def at(self, level: DistortionLevel | None) -> Iterator[nn.Module]:
         with self._lock:
             self.shift(level)
-            yield self.network
+            self._lent.append(level)
+            try:
+                yield self.network
+            finally:
+                self._lent.pop()
+                if self._lent:  # the context around this one lends the network at its own level
+                    self.shift(self._lent[-1])
 
     def mixed(self, levels: Sequence[DistortionLevel | None]) -> nn.Module:
         return self._mixed.network(levels)
@@ -139,7 +149,8 @@ class InPlace:
             if not hung.is_there():
                 raise GearError(
                     f"{hung.name} of the network of gears in place was moved, converted or replaced, so that "
-                    f"shifts would not reach it; build the gearbox of a base that is where it shall run"
+                    f"shifts would not reach it, or requires gradients, so that autocast would keep a level's casts; "
+                    f"build the gearbox of a base that is where it shall run"
                 )
 
     @torch.no_grad()

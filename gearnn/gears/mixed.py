@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.errors import GearError
+from gearnn.gears.nested import mapped
 from gearnn.levels import DistortionLevel
 
 Level = DistortionLevel | None
@@ -73,7 +74,8 @@ class _MixedNetwork(nn.Module):
         outputs = []
         for level, indices in frames.items():
             with self._network_at(level) as network:
-                outputs.append(network(_taken(batch, indices)))
+                output = network(_taken(batch, indices))
+                outputs.append(mapped(torch.clone, output) if len(frames) > 1 else output)  # it may write there again
         return joined(outputs, list(frames.values()))
 
 

@@ -249,7 +249,9 @@ def test_modules_that_keep_nothing_are_shared_and_those_with_hooks_are_not() -> 
         assert view.two.weight is base.two.weight
 
 
-def test_where_no_batch_is_found_the_first_one_that_runs_is_checked() -> None:
+def test_where_no_batch_is_found_that_is_logged_and_the_first_one_that_runs_is_checked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Odd(DerivedWeights):
         def forward(self, x: Tensor) -> Tensor:
             if x.shape[1:] != (3, 5, 7):
@@ -259,17 +261,78 @@ def test_where_no_batch_is_found_the_first_one_that_runs_is_checked() -> None:
     base = made(Odd)
     adaptors, x = every_layer(base), torch.randn(2, 3, 5, 7)
     box = GearBox(base, adaptors, hold="in_place")  # nothing is known yet
-    with pytest.raises(GearError, match="gears in place give other outputs"):
-        box(x, LEVELS[0])
-    with pytest.raises(GearError, match="gears in place give other outputs"):
-        box.mixed(LEVELS[:2])(x)
+    assert "no batch was found that the network takes" in caplog.text
+    assert "ValueError: expected frames of 7x5" in caplog.text
+    for lend in (box.at, box.shift):
+        with pytest.raises(GearError, match="gears in place: no batch was found to check them with; GearBox"):
+            lend(LEVELS[0])
+    with pytest.raises(ValueError, match="expected frames of 7x5"):
+        box(torch.zeros(2, 3, 4, 4), LEVELS[0])  # the network's own words
+    for _ in range(2):
+        with pytest.raises(GearError, match="gears in place give other outputs"):
+            box(x, LEVELS[0])
+        with pytest.raises(GearError, match="gears in place give other outputs"):
+            box.mixed(LEVELS[:2])(x)
     with pytest.raises(GearError, match="gears in place give other outputs"):
         GearBox(base, adaptors, hold="in_place", example=x)
-    with pytest.raises(GearError, match="example: expected a batch that the network takes, but it fails with it"):
+    with pytest.raises(GearError, match="example: expected a batch that the network takes, but it says ValueError"):
         GearBox(base, adaptors, example=torch.zeros(2, 3, 4, 4))
     views = GearBox(base, adaptors)
+    kept = views.model(LEVELS[0])
     with torch.inference_mode():
         torch.testing.assert_close(views(x, LEVELS[0]), own_network(base, adaptors[0])(x))
+    assert views.model(LEVELS[0]) is kept  # who has a gear keeps it
+    assert not views._unchecked
+
+
+def test_a_network_of_two_arguments_is_checked_with_an_example_of_two() -> None:
+    class Two(DerivedWeights):
+        def forward(self, x: Tensor, shift: Tensor) -> Tensor:
+            return super().forward(x) + shift
+
+    base = made(Two)
+    example = torch.randn(2, 3, 8, 8), torch.randn(2, 3)
+    with pytest.raises(GearError, match="gears in place give other outputs"):
+        GearBox(base, every_layer(base), hold="in_place", example=example)
+    assert not GearBox(base, every_layer(base), example=example)._unchecked
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_base_that_has_kept_derived_weights_for_good_is_refused(hold: Hold) -> None:
+    class Keeping(Body):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(3, 3))
+            self.kept: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.kept is None:
+                self.kept = self.table.softmax(1).detach()
+            return super().forward(x) @ self.kept
+
+    base = made(Keeping)
+    adaptors = every_layer(base)
+    if hold == "views":
+        GearBox(base, adaptors)  # it has not run yet
+    with torch.inference_mode():
+        base(torch.randn(2, 3, 8, 8))
+    with pytest.raises(GearError, match=r"keeps a tensor of an earlier run, and table changes nothing any more"):
+        GearBox(base, adaptors, hold=hold)
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_buffer_that_the_first_forward_pass_registers_is_no_obstacle(hold: Hold) -> None:
+    class Late(Body):
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "grid"):
+                self.register_buffer("grid", torch.linspace(0, 1, x.shape[-1]))
+            return super().forward(x * self.grid)
+
+    base = made(Late)
+    adaptors, x = every_layer(base), torch.randn(2, 3, 64, 64)
+    box = GearBox(base, adaptors, hold=hold)
+    with torch.inference_mode():
+        torch.testing.assert_close(box(x, LEVELS[1]), own_network(base, adaptors[1])(x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_problem_says_how_frames_are_given_to_the_network(tiny: nn.Module, problem: SemanticSegmentation) -> None:

@@ -200,6 +200,7 @@ def test_the_ways_say_what_the_other_one_is_for(box: GearBox, tiny: nn.Module) -
         lambda network: setattr(network, "head", nn.Conv2d(4, 9, 1)),
         lambda network: setattr(network.bn, "weight", nn.Parameter(torch.ones(4))),
         lambda network: network.to_empty(device="cpu"),
+        lambda network: network.requires_grad_(True),
     ],
 )
 def test_a_network_that_was_moved_or_converted_is_not_shifted_in_silence(
@@ -236,3 +237,17 @@ def test_autocast_never_runs_a_level_with_the_casts_of_the_one_before(
                 found = network(x)
         with torch.autocast("cpu", dtype=torch.bfloat16), mode():
             assert torch.equal(found, views.model(level)(x)), level
+
+
+def test_a_level_inside_of_another_ones_context_gives_the_network_back(
+    box: GearBox, tiny: nn.Module, adaptors: list[Adaptor]
+) -> None:
+    views, x = GearBox(tiny, adaptors), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode(), box.at(LEVELS[0]) as network:
+        before = network(x)
+        assert torch.equal(box(x, LEVELS[1]), views(x, LEVELS[1]))
+        box.mixed([LEVELS[1], "pristine"])(x)
+        assert torch.equal(network(x), before)
+        with pytest.raises(GearError, match="no adaptor"), box.at("jpeg:quality=77"):
+            pass
+        assert torch.equal(network(x), before)

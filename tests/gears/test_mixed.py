@@ -178,11 +178,23 @@ class BatchStatistics(nn.Module):
         return self.head(self.norm(torch.cat([x, x + 1.0]))[: len(x)])
 
 
+class Causal(nn.Module):
+    """A network whose classes of a frame depend on the frame before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 40)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.head(x) + 3.0 * self.head(x).roll(1, 0)).view(-1, 10, 4).argmax(2)
+
+
 @pytest.mark.parametrize("hold", HOLDS)
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
-        (TimeFirst, r"does not give one row a frame, but \[2, 2, 3\] for two frames"),
+        (Causal, "output for a frame depends on the frames beside it"),
+        (TimeFirst, r"does not give one row a frame, but \[2, 2, 3\] for 2 frames"),
         (BatchStatistics, "output for a frame depends on the frames beside it"),
     ],
 )
@@ -192,9 +204,33 @@ def test_networks_whose_batches_cannot_be_taken_apart_are_refused(
     torch.manual_seed(0)
     base = network().eval()
     box = GearBox(base, adapted(base, ["head"]), hold=hold)
+    assert (box.batch_size, box.most_frames) == (8, 1)
     with pytest.raises(GearError, match=f"mixed batches: the network.*{reason}; run each level's frames by themselves"):
         box.mixed(BATCH)
-    assert mixed(box, torch.zeros(2, 6), LEVELS[:1] * 2).shape[-1] == 3  # one level's batch runs as it always did
+    assert len(mixed(box, torch.zeros(2, 6), LEVELS[:1] * 2)) == 2  # one level's batch runs as it always did
+
+
+class Static(nn.Module):
+    """A network that writes its output where the last one was, as captured programs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.places: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = self.places.setdefault(len(x), torch.zeros(len(x), 3))
+        return place.copy_(self.head(x))
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+def test_a_network_that_writes_its_outputs_into_one_place_is_copied_in_time(hold: Hold) -> None:
+    torch.manual_seed(0)
+    base = Static().eval()
+    box, x = GearBox(base, adapted(base, ["head"]), hold=hold), torch.randn(8, 6)
+    with torch.inference_mode():
+        expected = torch.cat([box(x[i : i + 1], level).clone() for i, level in enumerate(BATCH)])
+    torch.testing.assert_close(mixed(box, x, BATCH), expected)
 
 
 def test_a_detector_takes_lists_and_gives_answers_in_order() -> None:
