@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gearnn.errors import PlanError
+from gearnn.foreign import check_nothing_foreign, held
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -124,18 +125,20 @@ def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn
         shared: ``id`` of an object -> what the copy has in its place.
 
     Raises:
-        PlanError: it holds what cannot be copied, such as a lock or an open file.
+        PlanError: it holds what cannot be copied, such as a lock or an open file; or a function, such as a hook,
+            that refers to a part of it and would do so in the copy, see :mod:`gearnn.foreign`.
     """
     memo = dict(shared or {})
-    for module in model.modules():
-        for value in vars(module).values():  # such as `weight` under torch.nn.utils.weight_norm
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
+    for key, value in held(model).items():  # such as `weight` under torch.nn.utils.weight_norm, or kept features
+        if isinstance(value, Tensor) and not value.is_leaf and key not in memo:
+            memo[key] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module keeps
         what = f"{type(error).__name__}: {error}"
         raise PlanError(f"network: expected one that copy.deepcopy can copy, but it raised {what}") from error
+    check_nothing_foreign(copied, model)
+    return copied
 
 
 def _distinct(model: nn.Module) -> Iterator[Tensor]:
