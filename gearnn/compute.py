@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gearnn.errors import PlanError
+from gearnn.foreign import check_nothing_foreign, held
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -81,6 +82,32 @@ class Compute:
         return self.place(own_copy(model, shared))  # what a module copies in a way of its own still has to move
 
     @contextmanager
+    def reading(self, model: nn.Module) -> Iterator[nn.Module]:
+        """A context in which somebody else's network may be run, in modes of its own; weights must stay.
+
+        It is :meth:`lent`. A network that cannot be copied, because it holds a lock, a session, or a function
+        that refers to it, runs itself where it lies on the device already. Then its modes and buffers are put
+        back afterwards, what its forward pass keeps in other ways stays kept, and nobody else may use it meanwhile.
+
+        Raises:
+            PlanError: it cannot be copied and would have to be moved.
+        """
+        try:
+            lent = self.lent(model)
+        except PlanError:
+            if any(tensor.device != self._whole_device() for tensor in _distinct(model)):
+                raise
+        else:
+            yield lent
+            return
+        with (
+            _put_back(model),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # what it keeps must stay of use in training
+            yield model
+
+    @contextmanager
     def training(self, model: nn.Module) -> Iterator[None]:
         """A context in which a network trains without two known faults of the CPU's convolutions.
 
@@ -111,6 +138,10 @@ class Compute:
         """Move frames [B, 3, H, W] to the device in channels_last order."""
         return images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
 
+    def _whole_device(self) -> torch.device:
+        """The device as tensors name theirs: ``cuda`` is that with the current index."""
+        return torch.empty(0, device=self.device).device
+
     def _ordered(self, tensor: Tensor) -> Tensor:
         """A tensor in channels_last order where it has four dimensions, the only number that there is one for."""
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
@@ -124,18 +155,44 @@ def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn
         shared: ``id`` of an object -> what the copy has in its place.
 
     Raises:
-        PlanError: it holds what cannot be copied, such as a lock or an open file.
+        PlanError: it holds what cannot be copied, such as a lock or an open file; or a function, such as a hook,
+            that refers to a part of it and would do so in the copy, see :mod:`gearnn.foreign`.
     """
     memo = dict(shared or {})
-    for module in model.modules():
-        for value in vars(module).values():  # such as `weight` under torch.nn.utils.weight_norm
-            if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
-                memo[id(value)] = value.detach().clone()
+    for key, value in held(model).items():  # such as `weight` under torch.nn.utils.weight_norm, or kept features
+        if isinstance(value, Tensor) and not value.is_leaf and key not in memo:
+            memo[key] = value.detach().clone()
     try:
-        return copy.deepcopy(model, memo)
+        copied = copy.deepcopy(model, memo)
     except Exception as error:  # whatever a module keeps
         what = f"{type(error).__name__}: {error}"
         raise PlanError(f"network: expected one that copy.deepcopy can copy, but it raised {what}") from error
+    check_nothing_foreign(copied, model)
+    return copied
+
+
+@contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
+    """A context after which modes and buffers are what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, None if is_lazy(buffer) else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, mode in modes:  # parents first; some drop derived weights when they are set to train
+            module.train(mode)
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer
+                if before is not None and not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 def _distinct(model: nn.Module) -> Iterator[Tensor]:

@@ -23,15 +23,18 @@ def evaluate(
     """Run a network over every frame and score its predictions over the whole split.
 
     Args:
-        model: the network; it stays as and where it is, because :meth:`gearnn.compute.Compute.lent` is what runs.
+        model: the network; it stays as and where it is. What runs is a copy that shares its weights, or the network
+            itself where it cannot be copied, see :meth:`gearnn.compute.Compute.reading`.
         samples: frames with truth, in order; a batch holds frames of one size.
         problem: how to predict and to score.
         batch_size: frames a forward pass.
         compute: device and precision; None chooses.
         num_workers: processes that read frames ahead.
+
+    Raises:
+        PlanError: the network cannot be copied and does not lie on the device.
     """
     compute = compute or Compute.resolve()
-    model = compute.lent(model).eval()
     score = problem.new_score()
     loader: DataLoader[Any] = DataLoader(
         samples,  # type: ignore[arg-type]
@@ -39,9 +42,11 @@ def evaluate(
         collate_fn=problem.collate,
         **reading_ahead(num_workers),
     )
-    for batch in loader:
-        with compute.autocast():
-            predictions = problem.predict(model, problem.to(batch, compute))
-        for prediction, truth in zip(predictions, problem.truths(batch), strict=True):
-            score.update(prediction, truth)
+    with compute.reading(model) as network:
+        network.eval()
+        for batch in loader:
+            with compute.autocast():
+                predictions = problem.predict(network, problem.to(batch, compute))
+            for prediction, truth in zip(predictions, problem.truths(batch), strict=True):
+                score.update(prediction, truth)
     return score

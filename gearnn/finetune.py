@@ -127,7 +127,8 @@ def finetune(
         DivergedError: the loss, a weight, a statistic or the optimiser's state became NaN or infinite.
         DataError: there are no frames.
         CheckpointError: the base has NaN, infinity, or values beyond float32's range.
-        PlanError: nothing in the network, or in the layers, can learn.
+        PlanError: nothing in the network, or in the layers, can learn, or the loss depends on none of it; or the
+            network cannot be copied, see :func:`gearnn.compute.own_copy`.
     """
     if len(samples) == 0:
         raise DataError("fine-tuning: expected at least one training frame, but got none")
@@ -148,6 +149,8 @@ def finetune(
         batches = _batches(samples, problem, recipe, epoch)
         losses.append(_epoch(job, problem, loss or problem.loss, batches, clock, compute, on_step))
         job.check_finite(epoch)
+        if epoch == 0:
+            _report_idle(job, layers)
         job.save(losses)
         if on_checkpoint is not None and checkpoint is not None:
             on_checkpoint(checkpoint)
@@ -200,10 +203,40 @@ def _step(
         loss = loss_of(job.model, problem.to(batch, compute))
     value = float(loss.detach())
     if math.isfinite(value):
+        if not loss.requires_grad:
+            raise PlanError(
+                f"fine-tuning: expected a loss that depends on one of {len(job.trained)} weights that are trained, "
+                f"such as {next(iter(job.trained))}, but it depends on none; look for detach, no_grad or .data in the "
+                f"network, or choose layers that its answers depend on"
+            )
         torch.autograd.backward(loss)
+        job.note_reached()
         clip_gradients(job.optimizer, job.recipe)
         job.optimizer.step()
     return value
+
+
+def _report_idle(job: Job, layers: Sequence[Layer] | None) -> None:
+    """Log the chosen layers that no gradient came to in an epoch; without layers, weights may take no part.
+
+    Raises:
+        PlanError: gradients came to no weight that is trained, though the loss had some.
+    """
+    if job.reached is None:
+        return
+    if not job.reached:
+        raise PlanError(
+            f"fine-tuning: expected gradients for {len(job.trained)} weights that are trained, such as "
+            f"{next(iter(job.trained))}, but in the whole first epoch none came; the loss depends on tensors outside "
+            f"of the network that is trained"
+        )
+    trained = {layer.name: job.trained.keys() & set(layer.weights) for layer in layers or ()}
+    idle = [name for name, own in trained.items() if own and not own & job.reached]
+    if idle:
+        _LOGGER.warning(
+            "chosen layers without any gradient in the first epoch: %s; the loss does not depend on them, so their "
+            "values in the adaptor are the base's", ", ".join(idle),
+        )  # fmt: skip
 
 
 def _choose_weights(model: nn.Module, layers: Sequence[Layer] | None) -> dict[str, nn.Parameter]:
@@ -265,25 +298,38 @@ def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool], movi
 
     Of the buffers only running statistics that were to move stay moved: counters take no part in
     inference, and what else a network keeps while it trains would be no part of an adaptor, so it is
-    put back, which is logged.
+    put back, which is logged. What the base has not, such as tables that a forward pass makes for the size
+    of its frames, is left as it is, and logged as well.
     """
     model = model.to("cpu").to(memory_format=torch.contiguous_format).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learnable[name])
         parameter.grad = None
-    before, put_back = dict(base.named_buffers(remove_duplicate=False)), []
+    before, put_back, made = dict(base.named_buffers(remove_duplicate=False)), [], []
     with torch.no_grad():
-        for name, buffer in model.named_buffers(remove_duplicate=False):
+        for name, buffer in list(model.named_buffers(remove_duplicate=False)):
             if name in moving:
+                continue
+            if name not in before:
+                made.append(name)
                 continue
             old = before[name].detach().to("cpu", buffer.dtype)
             if buffer.is_floating_point() and not torch.equal(buffer, old):
                 put_back.append(name)
-            buffer.copy_(old)
+            if buffer.shape == old.shape:
+                buffer.copy_(old)
+            else:  # grown for the size of the frames
+                path, _, leaf = name.rpartition(".")
+                model.get_submodule(path)._buffers[leaf] = old.clone()
     if put_back:
         _LOGGER.warning(
             "%s moved while training and %s as in the base again, because an adaptor holds weights only: the result "
             "is not quite what was trained", ", ".join(put_back), "is" if len(put_back) == 1 else "are",
+        )  # fmt: skip
+    if made:
+        _LOGGER.warning(
+            "%s: made while training, so the base has no values to go back to, and an adaptor holds none; the network "
+            "must make them again from its weights and frames", ", ".join(made),
         )  # fmt: skip
     return model
 

@@ -98,7 +98,8 @@ def frequency_response(
     Args:
         model: the network, asked in evaluation mode; where the problem has its loss in training mode only, as
             torchvision's detectors do, layers that draw numbers or move statistics are switched off. It stays as
-            and where it is, and others may train or read it meanwhile.
+            and where it is, and others may train or read it meanwhile; not so where it cannot be copied and runs
+            itself, see :meth:`gearnn.compute.Compute.reading`.
         samples: undistorted frames with truth; those without any are left out of the mean.
         problem: its loss is differentiated; it must be :class:`gearnn.problem.Differentiable`.
         block: side of the blocks in pixels. What the last whole block leaves over at the right and the
@@ -111,7 +112,8 @@ def frequency_response(
         float64 [3, rows, columns] for Y, Cb, Cr: loss per unit of a coefficient, whose pixels are in [0, 1].
 
     Raises:
-        PlanError: the problem cannot be differentiated to its pixels.
+        PlanError: the problem cannot be differentiated to its pixels; or the network cannot be copied and does not
+            lie on the device.
         DataError: no frames, or none with truth; or frames of several sizes as one block, or smaller than a block.
     """
     if not isinstance(problem, Differentiable):
@@ -124,16 +126,17 @@ def frequency_response(
     compute = compute or Compute.resolve()
     indices = evenly_spread(len(samples), num_frames)
     total: np.ndarray | None = None
-    quiet = _quiet(compute.lent(model), problem.loss_needs_training)
     asked = 0
-    for done, index in enumerate(indices, start=1):
-        batch = problem.collate([samples[index]])
-        if teaches(problem, batch):
-            gradients = _gradients(quiet, problem, problem.to(batch, compute), block, compute)
-            total = gradients if total is None else _added(total, gradients)
-            asked += 1
-        if on_frame is not None:
-            on_frame(done, len(indices))
+    with compute.reading(model) as network:
+        quiet = _quiet(network, problem.loss_needs_training, is_own=network is not model)
+        for done, index in enumerate(indices, start=1):
+            batch = problem.collate([samples[index]])
+            if teaches(problem, batch):
+                gradients = _gradients(quiet, problem, problem.to(batch, compute), block, compute)
+                total = gradients if total is None else _added(total, gradients)
+                asked += 1
+            if on_frame is not None:
+                on_frame(done, len(indices))
     if total is None:
         raise DataError(f"frequency response: expected truth in at least one of {len(indices)} frames, but got none")
     return total / asked
@@ -208,9 +211,11 @@ def _added(total: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     return added
 
 
-def _quiet(model: nn.Module, needs_training: bool) -> nn.Module:
-    """A network of our own, set to give losses, but with statistics that stay, nothing that draws, fixed weights."""
-    model.train(needs_training).requires_grad_(False)
+def _quiet(model: nn.Module, needs_training: bool, *, is_own: bool) -> nn.Module:
+    """A network set to give losses, with statistics that stay and nothing that draws; if our own, weights fixed."""
+    model.train(needs_training)
+    if is_own:
+        model.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, _DropoutNd | _SpectralNorm) or type(module).__name__ in ("DropPath", "StochasticDepth"):
             module.eval()

@@ -39,6 +39,9 @@ class Job:
         compute: where, and in which precision.
         checkpoint: file of the state after each epoch; None keeps none.
         facts: what else its result depends on, as JSON values.
+
+    Attributes:
+        reached: names of the weights that gradients came to; None before the first.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Job:
     ) -> None:
         self.model, self.optimizer, self.trained, self.moving = model, optimizer, trained, moving
         self.recipe, self.checkpoint = recipe, checkpoint
+        self.device = compute.device
+        self.reached: set[str] | None = None
         identity = {
             "base": fingerprint(model) if checkpoint is not None else "",
             "recipe": asdict(recipe),
@@ -77,6 +82,11 @@ class Job:
                 module.eval()
         for path, module in batchnorms(self.model):
             module.train(f"{path}.running_mean".lstrip(".") in self.moving)
+
+    def note_reached(self) -> None:
+        """Remember which weights have a gradient now."""
+        found = {name for name, parameter in self.trained.items() if parameter.grad is not None}
+        self.reached = found | (self.reached or set())
 
     def check_finite(self, epoch: int) -> None:
         """Make sure that an epoch has left nothing that is NaN or infinite.
@@ -114,6 +124,7 @@ class Job:
         state = {
             "identity": self.identity,
             "tensors": self._state(),
+            "in_no_file": sorted(self._in_no_file()),
             "optimizer": self.optimizer.state_dict(),
             "losses": list(losses),
         }
@@ -137,20 +148,43 @@ class Job:
                 if isinstance(value, Tensor) and value.is_floating_point():
                     yield f"the optimiser's {key} of {names[id(parameter)]}", value
 
+    def _in_no_file(self) -> Iterator[str]:
+        """Names of the buffers that were registered with ``persistent=False``."""
+        for path, module in self.model.named_modules():
+            yield from (f"{path}.{name}".lstrip(".") for name in module._non_persistent_buffers_set)
+
     def _take(self, state: Mapping[str, Any]) -> list[float]:
-        """Everything is compared before anything is changed."""
+        """Everything is compared before anything is changed.
+
+        Buffers that a forward pass makes, or makes anew in another shape, are set up as the earlier run had them.
+        """
         own, losses = self._state(), [float(loss) for loss in state["losses"]]
         given: Mapping[str, Tensor] = state["tensors"]
+        fixed = {name for name in own if name in self.trained or name in self.moving}
         for name, tensor in own.items():
-            if given[name].shape != tensor.shape or given[name].dtype != tensor.dtype:
+            is_same = given[name].shape == tensor.shape and given[name].dtype == tensor.dtype
+            if not is_same and name in fixed:
                 raise ValueError(f"it has another {name}")
-        if len(given) != len(own) or len(losses) > self.recipe.epochs or not all(map(math.isfinite, losses)):
-            raise ValueError("it has other tensors or losses")
+        if len(losses) > self.recipe.epochs or not all(map(math.isfinite, losses)):
+            raise ValueError("it has other losses")
+        homes = {name: self._home(name) for name in given if name not in fixed}
         self.optimizer.load_state_dict(state["optimizer"])
         with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(given[name])
+            for name, value in given.items():
+                if name in own and own[name].shape == value.shape and own[name].dtype == value.dtype:
+                    own[name].copy_(value)
+                else:
+                    placed, is_stored = value.to(self.device), name not in state["in_no_file"]
+                    homes[name].register_buffer(name.rpartition(".")[2], placed, persistent=is_stored)
         return losses
+
+    def _home(self, name: str) -> nn.Module:
+        """The module that has, or can have, a buffer of this name."""
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        if hasattr(module, leaf) and leaf not in module._buffers:
+            raise ValueError(f"it has a buffer {name}")
+        return module
 
 
 def moving_statistics(model: nn.Module, layers: Sequence[Layer] | None, policy: BatchNormStatistics) -> frozenset[str]:

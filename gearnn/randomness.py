@@ -2,6 +2,9 @@
 
 Dropout, stochastic depth and the samplers of detectors draw from torch's default generator, which all
 threads share: two fine-tunes at a time would take numbers from each other, and no run would repeat.
+
+Only torch's own draws are covered: a forward pass that draws from ``np.random`` or ``random`` draws from those
+generators, which all threads share, so its runs do not repeat.
 """
 
 import hashlib

@@ -134,6 +134,7 @@ class Store:
 
     def remember(self, step: str, key: str, record: dict[str, Any]) -> None:
         """Keep the record of a finished step, as JSON, under its key."""
+        record = json.loads(json.dumps(record))  # keys become text; what is sealed is what is read again
         content = json.dumps({**record, _SEAL: _seal_of(record)}, indent=1, sort_keys=True).encode()
         name = f"records/{step}/{key}.json"
         if self._bucket is not None:

@@ -372,6 +372,115 @@ def test_a_buffer_that_no_adaptor_holds_is_put_back_and_named(
     assert caplog.text == ""  # its vectors stayed while the weights were fitted to them
 
 
+class MakesTable(nn.Module):
+    """A convolution plus a table that the first forward pass makes, as rotary embeddings do, and then follows."""
+
+    def __init__(self, *, persistent: bool) -> None:
+        super().__init__()
+        self.conv, self.persistent = nn.Conv2d(3, 4, 1), persistent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if not hasattr(self, "table"):
+            self.register_buffer("table", torch.linspace(0, 1, x.shape[-1]), persistent=self.persistent)
+        if self.training:
+            self.table.lerp_(y.detach().float().mean(dim=(0, 1, 2)), 0.1)  # type: ignore[operator]
+        return y + self.table
+
+
+class ResizesTable(nn.Module):
+    """A convolution plus a table that follows the width of the frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.register_buffer("table", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        if len(self.table) != x.shape[-1]:  # type: ignore[arg-type]
+            self.table = torch.zeros(x.shape[-1])
+        if self.training:
+            self.table = 0.9 * self.table + 0.1 * y.detach().float().mean(dim=(0, 1, 2))
+        return y + self.table
+
+
+TABLES: dict[str, Callable[[], nn.Module]] = {
+    "made": lambda: MakesTable(persistent=True),
+    "made, in no file": lambda: MakesTable(persistent=False),
+    "resized": ResizesTable,
+}
+
+
+@pytest.mark.parametrize("part", TABLES)
+def test_buffers_that_the_base_lacks_end_no_training_and_survive_a_stop(
+    samples: DistortedDataset,
+    problem: SemanticSegmentation,
+    fp32: Compute,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+) -> None:
+    torch.manual_seed(0)
+    base = Passing(TABLES[part]()).eval()
+
+    def run(**options: object) -> nn.Module:
+        return finetune(base, samples, problem, RECIPE, compute=fp32, **options).model  # type: ignore[arg-type]
+
+    whole, checkpoint = run(), tmp_path / "state.pt"
+    told = "moved while training and is as in the base again" if part == "resized" else "made while training, so the"
+    assert [record.getMessage().removeprefix("part.table").lstrip(": ")[: len(told)] for record in caplog.records] == [
+        told
+    ]
+    stopped_after_one_epoch(run, checkpoint)
+    steps: list[int] = []
+    resumed = run(checkpoint=checkpoint, on_step=lambda p: steps.append(p.step))
+    assert steps == [4, 5, 6, 7, 8, 9]
+    assert whole.state_dict().keys() == resumed.state_dict().keys()
+    assert changed(whole, resumed) == set()
+    assert torch.equal(whole.part.table, resumed.part.table)  # type: ignore[union-attr, arg-type]
+    assert dict(base.named_buffers()).keys() == ({"part.table"} if part == "resized" else set())
+    adaptor = Adaptor.extract(base, resumed, layers_of(base), "jpeg:quality=10")
+    x = torch.randn(1, 3, 32, 48)
+    assert adaptor.apply(base)(x).shape == resumed(x).shape
+
+
+class Detour(nn.Module):
+    """A convolution that takes no part, beside one that may be cut from its gradient."""
+
+    def __init__(self, *, cut: bool = False) -> None:
+        super().__init__()
+        self.conv, self.unused, self.cut = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1), cut
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return y.detach() if self.cut else y
+
+
+def test_chosen_layers_without_any_gradient_are_reported_and_others_are_no_matter(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = Passing(Detour())
+    assert "part.unused.weight" not in changed(base, finetune(base, samples, problem, RECIPE, compute=fp32).model)
+    assert caplog.text == ""
+    layers = named(layers_of(base), ["part.unused", "part.conv"])
+    finetune(base, samples, problem, RECIPE, layers=layers, compute=fp32)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("chosen layers without any gradient in the first epoch: part.unused; the loss does not")
+
+
+def test_a_loss_that_reaches_no_weight_that_is_trained_is_refused(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    base = Passing(Detour(cut=True))
+    layers = named(layers_of(base), ["part.conv"])
+    with pytest.raises(PlanError, match=r"a loss that depends on one of 2 weights .* such as part.conv.weight, but it"):
+        finetune(base, samples, problem, RECIPE, layers=layers, compute=fp32)
+    elsewhere = nn.Parameter(torch.ones(()))
+    with pytest.raises(PlanError, match=r"expected gradients for 2 weights .* but in the whole first epoch none came"):
+        finetune(base, samples, problem, RECIPE, layers=layers, compute=fp32, loss=lambda model, batch: elsewhere * 2)
+
+
 @pytest.mark.parametrize("policy", ["selected", "all"])
 def test_a_batchnorm_under_two_names_keeps_its_moved_statistics(
     samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute, policy: str
@@ -422,3 +531,14 @@ def test_convolutions_in_time_and_parameters_of_no_values_are_trained(
     adaptor = Adaptor.extract(base, tuned, layers_of(base), "jpeg:quality=10")
     x = torch.randn(1, 3, 8, 8)
     assert torch.equal(adaptor.apply(base)(x), tuned(x))
+
+
+def test_a_network_whose_copy_would_train_the_base_is_refused(
+    samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    base = Passing(nn.Conv2d(3, 4, 1))
+    base.run = lambda x: base.head(base.part(x))
+    base.forward = lambda x: base.run(x)  # type: ignore[method-assign, operator]
+    with pytest.raises(PlanError, match="attribute run of the network keeps a part of it"):
+        finetune(base, samples, problem, RECIPE, compute=fp32)
+    assert all(parameter.grad is None for parameter in base.parameters())

@@ -1,4 +1,6 @@
+import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +116,27 @@ def test_another_thread_may_train_the_network_meanwhile(
 
     frequency_response(tiny, frames((48, 32), 2), problem, compute=fp32, on_frame=look)
     assert seen == [True, True]
+
+
+def test_a_network_that_cannot_be_copied_is_asked_itself_and_keeps_its_flags(
+    tiny: nn.Module, problem: SemanticSegmentation, fp32: Compute
+) -> None:
+    expected = frequency_response(tiny, frames((48, 32), 2), problem, compute=fp32)
+    hooked = copy.deepcopy(tiny).train()
+    feats: dict[str, Any] = {}
+    hooked.feats = feats  # type: ignore[assignment]
+    hooked.conv.register_forward_hook(lambda m, i, o: feats.__setitem__("x", o))  # type: ignore[union-attr]
+    learnable = {name: p.requires_grad for name, p in hooked.named_parameters()}
+    seen = []
+
+    def look(done: int, number: int) -> None:
+        seen.append({name: p.requires_grad for name, p in hooked.named_parameters()} == learnable)
+
+    found = frequency_response(hooked, frames((48, 32), 2), problem, compute=fp32, on_frame=look)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    assert seen == [True, True]
+    assert all(module.training for module in hooked.modules())
+    assert all(parameter.grad is None for parameter in hooked.parameters())
 
 
 def test_frames_without_truth_are_left_out_of_the_mean(

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,13 @@ def test_a_record_may_hold_scores_that_are_no_numbers(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.remember("step", "key", {"score": float("nan")})
     assert str(store.recall("step", "key")) == "{'score': nan}"
+
+
+@pytest.mark.parametrize("record", [{"per_class": dict.fromkeys(range(12), 0.5)}, {"sizes": (48, 32)}])
+def test_a_record_is_recalled_as_json_has_it(tmp_path: Path, record: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    store.remember("step", "key", record)
+    assert store.recall("step", "key") == json.loads(json.dumps(record))
 
 
 class Bucket:
