@@ -22,6 +22,7 @@ UNFINISHED = ".writing-"
 """How names of files start that are being written, or that a killed process left."""
 
 _CHUNK = 1 << 20
+_LONGEST_ENDING = 32
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _FREE = "free some space (`gearnn cache show`), or choose another place, and start again: what is finished stays"
 _ELSEWHERE = "choose a folder that may be written to"
@@ -148,6 +149,29 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def placed_whole(path: Path) -> Iterator[Path]:
+    """A free path of the same ending, whose file takes the place of ``path`` when the context ends without an error.
+
+    For what writes files by their path; else as :func:`written_whole`. A link at ``path`` is replaced, not followed.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    with telling_of_disks(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ending = path.suffix if len(path.suffix) <= _LONGEST_ENDING else ""
+        temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}{ending}"
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
             raise
 
 
