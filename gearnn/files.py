@@ -7,6 +7,7 @@ place, :func:`inside`.
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ UNFINISHED = ".writing-"
 """How names of files start that are being written, or that a killed process left."""
 
 _CHUNK = 1 << 20
+_NO_PARTS = ("", ".", "..")
 _LONGEST_ENDING = 32
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _FREE = "free some space (`gearnn cache show`), or choose another place, and start again: what is finished stays"
@@ -46,7 +48,8 @@ def inside(folder: Path, name: object, what: str, error_type: type[GearNNError] 
     """The path of a file in a folder, by a name that comes from outside.
 
     Refused is what would lead out of the folder here or on another machine: absolute paths, ``..``, drive
-    letters, links to elsewhere; and what can be no file's name.
+    letters, links to elsewhere; what can be no file's name; and empty and ``.`` parts, with which two names would
+    be one file.
 
     Args:
         folder: whose files may be named.
@@ -61,7 +64,7 @@ def inside(folder: Path, name: object, what: str, error_type: type[GearNNError] 
     if not isinstance(name, str) or "\0" in name:
         raise refused
     pure = PureWindowsPath(name)  # takes both kinds of slashes, and knows drives
-    if pure.anchor or ".." in pure.parts or not pure.parts:
+    if pure.anchor or any(part in _NO_PARTS for part in re.split(r"[/\\]", name)):
         raise refused
     try:
         if any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
