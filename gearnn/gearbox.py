@@ -138,6 +138,11 @@ class GearBox:
             self.gears = self._checked_gears(batch)
 
     @property
+    def most_frames(self) -> int:
+        """Most frames of one forward pass of :meth:`infer`."""
+        return self.batch_size
+
+    @property
     def levels(self) -> tuple[DistortionLevel, ...]:
         """Levels that have an adaptor."""
         return self._levels
