@@ -29,7 +29,8 @@ def main(target: Path) -> None:
         if body.state_dict()[name].shape != tensor.shape:
             sys.exit(f"expected {source} for {name}, but its shape is {list(tensor.shape)}")
         body.state_dict()[name].copy_(tensor)
-    save_checkpoint(Outputs(target.parent).fresh(target.name), body)
+    with Outputs(target.parent).fresh(target.name) as written:
+        save_checkpoint(written, body)
     print(f"{target}: {len(names)} tensors")
 
 

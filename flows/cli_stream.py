@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -158,8 +159,8 @@ def _representations(plan: Any, texts: list[str]) -> list[Any]:
 def _follow(session: Any, segments: Iterator[Any], outputs: Any, show: str) -> list[Any]:
     """Run a session to its end, or to Ctrl-C; one line of the log a frame, as it comes."""
     records: deque[Any] = deque(maxlen=_MOST_RECORDS)
-    path = outputs.fresh("log.jsonl")
-    with telling_of_disks(path), path.open("w") as log, _view(session) as update:
+    path = outputs.folder / "log.jsonl"
+    with telling_of_disks(path), outputs.growing(path.name), path.open("w") as log, _view(session) as update:
         try:
             for record, shown in session.run(segments):
                 records.append(record)
@@ -181,7 +182,8 @@ def _draw(problem: Any, shown: Any, outputs: Any, stem: str) -> None:
 
     if stem.startswith("overlays") and hasattr(problem, "draw"):
         drawn = Image.fromarray(problem.draw(np.asarray(shown.image), shown.prediction))
-        drawn.save(outputs.fresh(f"{stem}.png"))
+        with outputs.fresh(f"{stem}.png") as path:
+            drawn.save(path)
     else:
         write_answer(problem.answer(shown.prediction), outputs, stem)
 
@@ -257,6 +259,9 @@ def _report(session: Any, records: list[Any], outputs: Any) -> None:
         from gearnn.figures import save
         from gearnn.streams.figure import over_time
 
-        plots = [outputs.fresh(name) for name in _RESULTS[1:]]
-        written += save(over_time(records, metric=metric), plots[0].with_suffix(""))[:1]
+        with TemporaryDirectory() as folder:
+            for drawn in save(over_time(records, metric=metric), Path(folder) / "plot"):
+                with outputs.fresh(drawn.name) as path:
+                    path.write_bytes(drawn.read_bytes())
+        written.append(outputs.folder / _RESULTS[1])
     console.print("written: " + ", ".join(map(str, written)), soft_wrap=True, highlight=False)

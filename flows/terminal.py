@@ -188,11 +188,11 @@ def write_answer(answer: Any, outputs: Any, stem: str) -> str:
 
     written = []
     if answer.mask is not None:
-        path = outputs.fresh(f"{stem}.png")
-        Image.fromarray(answer.mask).save(path)
-        written.append(f"mask in {path}")
+        with outputs.fresh(f"{stem}.png") as path:
+            Image.fromarray(answer.mask).save(path)
+        written.append(f"mask in {outputs.folder / stem}.png")
     if answer.facts:
-        path = outputs.fresh(f"{stem}.json")
-        path.write_text(json.dumps(answer.facts) + "\n")
-        written.append(f"facts in {path}")
+        with outputs.fresh(f"{stem}.json") as path:
+            path.write_text(json.dumps(answer.facts) + "\n")
+        written.append(f"facts in {outputs.folder / stem}.json")
     return ", ".join(written)

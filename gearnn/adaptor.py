@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gearnn.adaptor_facts import flaw_of, flaw_of_header, lost_by_rounding
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
+from gearnn.files import written_whole
 from gearnn.layers import (
     BatchNormStatistics,
     Layer,
@@ -144,8 +145,14 @@ class Adaptor:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the adaptor as a safetensors file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the adaptor as a safetensors file, whole or not at all.
+
+        Raises:
+            StoreError: the folder may not be written to, or the disk is full.
+        """
+        content = self.to_bytes()
+        with written_whole(Path(path)) as file:
+            file.write(content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Adaptor":

@@ -143,7 +143,8 @@ def main(arguments: list[str]) -> int:
         outputs = Outputs(path.parent, [arguments[0], *([plan.base.checkpoint] if plan.base.checkpoint else [])])
         outputs.check(path.name)
         adaptor = adapt_from_plan(plan, level, _print_epochs)
-        adaptor.save(outputs.fresh(path.name))
+        with outputs.fresh(path.name) as written:
+            adaptor.save(written)
     except GearNNError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

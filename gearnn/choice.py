@@ -28,6 +28,8 @@ from gearnn.levels import DistortionLevel
 OffMap = Literal["error", "base", "nearest"]
 """What to do with a frame off the map: refuse it, run the base, or take the gear that is nearest all the same."""
 
+_UNLIKE = "unlike every level of"
+
 OFF_MAP: tuple[str, ...] = get_args(OffMap)
 
 
@@ -70,7 +72,7 @@ class Policy:
         for kind, misfit in sensed.by_kind.items():
             limit = self.max_misfit.get(kind, kind_of(kind).max_misfit)
             if not within(misfit, limit, kind):
-                return f"unlike every level of {kind}: a misfit of {misfit:.3g}, more than {limit:g}"
+                return f"{_UNLIKE} {kind}: a misfit of {misfit:.3g}, more than {limit:g}"
         return ""
 
 
@@ -86,6 +88,7 @@ class Choice:
         off_map: why the frame is off the map; nothing where it is not.
         reach: largest distance that the policy allows for the level's kind.
         note: what else was found out about the input, such as that a JPEG was saved twice.
+        to_base: whether the base runs because the policy runs it for frames off the map.
     """
 
     sensed: DistortionLevel | None
@@ -95,6 +98,12 @@ class Choice:
     off_map: str = ""
     reach: float = math.inf
     note: str = ""
+    to_base: bool = False
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the level could be told, of a frame that is like those that levels were learnt from."""
+        return self.sensed is not None and not self.off_map.startswith(_UNLIKE)
 
 
 def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], policy: Policy) -> Choice:
@@ -114,7 +123,7 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
     if isinstance(sensed, SenseError):
         if policy.off_map != "base":
             raise sensed
-        return Choice(sensed=None, used=DistortionLevel(), off_map="the level cannot be told")
+        return Choice(sensed=None, used=DistortionLevel(), off_map="the level cannot be told", to_base=True)
     return _choose(sensed, gears, policy)
 
 
@@ -122,7 +131,7 @@ def _choose(sensed: Sensed, gears: Collection[DistortionLevel], policy: Policy) 
     """The gear for a level that is known, as far as its misfit lets it be."""
     level = sensed.level
     choice = Choice(sensed=level, used=DistortionLevel(), misfit=sensed.misfit, note=sensed.note)
-    on_base = replace(choice, distance=distance(level, DistortionLevel()))
+    on_base = replace(choice, distance=distance(level, DistortionLevel()), to_base=True)
     try:
         used = nearest(level, gears)
     except GearError:
@@ -191,7 +200,9 @@ class Steady:
 
     A shift happens at once where the new gear is nearer by more than ``margin``, and else after
     ``patience`` frames in a row that all ask for it. Exactly at the margin the stronger distortion's gear
-    runs. Between kinds, and where the policy does not allow the present gear, it always happens at once.
+    runs. Between kinds, and where the policy does not allow the present gear, it always happens at once. A frame
+    whose level is not sure, because it is unlike all that levels were learnt from or cannot be told, never shifts
+    and does not count: it runs with the present gear, or with the base where the policy says so.
 
     Args:
         margin: 1.0 asks for a gear that is more than twice as near as the present one.
@@ -209,7 +220,9 @@ class Steady:
     def __call__(self, choice: Choice) -> Choice:
         """The choice for the next frame of the stream, with the present gear where a shift is not worth it."""
         current, wanted = self._current, gear_of(choice.used)
-        if current is None or wanted == current or choice.off_map or choice.sensed is None:
+        if not choice.is_sure or choice.sensed is None:
+            return self._unmoved(choice)
+        if current is None or wanted == current or choice.to_base:
             return self._shift(choice)
         held = distance(choice.sensed, current) if choice.sensed.parts or current.parts else 0.0
         self._times = self._times + 1 if wanted == self._wanted else 1
@@ -219,6 +232,13 @@ class Steady:
         if self._is_nearer(choice, current, held) or self._times >= self.patience:
             return self._shift(choice)
         return replace(choice, used=current, distance=held)
+
+    def _unmoved(self, choice: Choice) -> Choice:
+        """What a frame whose level is not sure runs with; nothing is learnt from it."""
+        current, sensed = self._current, choice.sensed
+        if current is None or sensed is None or choice.to_base or gear_of(choice.used) == current:
+            return choice
+        return replace(choice, used=current, distance=distance(sensed, current))
 
     def _is_nearer(self, choice: Choice, current: DistortionLevel, held: float) -> bool:
         """Whether a choice's gear is nearer than the present one by the margin; a tie goes to the stronger."""

@@ -7,6 +7,7 @@ place, :func:`inside`.
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ UNFINISHED = ".writing-"
 """How names of files start that are being written, or that a killed process left."""
 
 _CHUNK = 1 << 20
+_NO_PARTS = ("", ".", "..")
+_LONGEST_ENDING = 32
 _LONGEST_NAME = 255  # bytes, on all common file systems
 _FREE = "free some space (`gearnn cache show`), or choose another place, and start again: what is finished stays"
 _ELSEWHERE = "choose a folder that may be written to"
@@ -45,7 +48,8 @@ def inside(folder: Path, name: object, what: str, error_type: type[GearNNError] 
     """The path of a file in a folder, by a name that comes from outside.
 
     Refused is what would lead out of the folder here or on another machine: absolute paths, ``..``, drive
-    letters, links to elsewhere; and what can be no file's name.
+    letters, links to elsewhere; what can be no file's name; and empty and ``.`` parts, with which two names would
+    be one file.
 
     Args:
         folder: whose files may be named.
@@ -60,7 +64,7 @@ def inside(folder: Path, name: object, what: str, error_type: type[GearNNError] 
     if not isinstance(name, str) or "\0" in name:
         raise refused
     pure = PureWindowsPath(name)  # takes both kinds of slashes, and knows drives
-    if pure.anchor or ".." in pure.parts or not pure.parts:
+    if pure.anchor or any(part in _NO_PARTS for part in re.split(r"[/\\]", name)):
         raise refused
     try:
         if any(len(os.fsencode(part)) > _LONGEST_NAME for part in pure.parts):
@@ -148,6 +152,29 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def placed_whole(path: Path) -> Iterator[Path]:
+    """A free path of the same ending, whose file takes the place of ``path`` when the context ends without an error.
+
+    For what writes files by their path; else as :func:`written_whole`. A link at ``path`` is replaced, not followed.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    with telling_of_disks(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ending = path.suffix if len(path.suffix) <= _LONGEST_ENDING else ""
+        temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}{ending}"
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
             raise
 
 

@@ -11,7 +11,7 @@ from torch import inference_mode
 from gearnn.choice import Choice, Policy, Steady, check_hint, choose, sense_or_reason
 from gearnn.datasets.frames import Sample
 from gearnn.distortions import Received, Sensed
-from gearnn.errors import DataError, GearNNError
+from gearnn.errors import DataError, GearNNError, LevelError
 from gearnn.levels import DistortionLevel
 
 if TYPE_CHECKING:
@@ -59,8 +59,11 @@ def choose_gear(
     Raises:
         SenseError: its level cannot be sensed and was not told, or not as surely as the policy wants, or
             its bytes contradict the hint.
+        LevelError: the hint is no level.
         GearError: no gear that the policy allows.
     """
+    if not isinstance(hint, DistortionLevel | str | None):
+        raise LevelError(f"level: expected a distortion level or its text, but got {type(hint).__name__} {hint!r:.100}")
     if hint is None:
         return choose(sense_or_reason(gearbox.sensor, received, closely=policy.closely), gearbox.levels, policy)
     told = DistortionLevel.parse(hint)
@@ -85,8 +88,9 @@ def infer(
         try:
             received = as_received(frame)
             choice = choose_gear(gearbox, received, hint, trust_hint=trust_hint, policy=policy)
-            choice = choice if steady is None else steady(choice)
-            ready.append((index, choice, Sample(image=received.image, target=None, name=str(index))))
+            sample = Sample(image=received.image, target=None, name=str(index))
+            choice = choice if steady is None else steady(choice)  # which a frame that cannot be decoded does not move
+            ready.append((index, choice, sample))
         except GearNNError as error:
             answers[index] = named(error, index)
     samples, levels = [sample for *_, sample in ready], [choice.used for _, choice, _ in ready]
@@ -100,7 +104,8 @@ def infer(
 def predict(gearbox: "GearBox", samples: Sequence[Sample], levels: Sequence[DistortionLevel]) -> list[Any]:
     """Predictions of decoded frames in order, each with its own level's gear; or the errors of those that have none.
 
-    Frames of one size run together, up to the gearbox's batch size, whatever their levels.
+    Frames of one size run together, up to as many as the gearbox runs at most, whatever their levels. Frames of a
+    batch that fails run one by one, so that each gets its own answer or error.
 
     Args:
         gearbox: with a problem.
@@ -108,14 +113,22 @@ def predict(gearbox: "GearBox", samples: Sequence[Sample], levels: Sequence[Dist
         levels: supported ones, or pristine; one a frame.
     """
     found: list[Any] = [None] * len(samples)
-    for indices in _batches(samples, gearbox.batch_size):
-        try:
-            predictions = _predict([samples[i] for i in indices], [levels[i] for i in indices], gearbox)
-        except GearNNError as error:
-            predictions = [error] * len(indices)
+    for indices in _batches(samples, gearbox.most_frames):
+        predictions = _answers([samples[i] for i in indices], [levels[i] for i in indices], gearbox)
         for index, prediction in zip(indices, predictions, strict=True):
             found[index] = prediction
     return found
+
+
+def _answers(samples: Sequence[Sample], levels: Sequence[DistortionLevel], gearbox: "GearBox") -> list[Any]:
+    """Predictions of one batch, with an error for each frame that has none even by itself."""
+    try:
+        return _predict(samples, levels, gearbox)
+    except GearNNError as error:
+        if len(samples) == 1:
+            return [error]
+    alone = [_answers([sample], [level], gearbox) for sample, level in zip(samples, levels, strict=True)]
+    return [answer for answers in alone for answer in answers]
 
 
 def named(error: GearNNError, index: int) -> GearNNError:
@@ -132,13 +145,18 @@ def _predict(samples: Sequence[Sample], levels: Sequence[DistortionLevel], gearb
     try:
         batch = problem.to(problem.collate(samples), compute)
         with compute.autocast():
-            return problem.predict(network, batch)
+            predictions = problem.predict(network, batch)
     except GearNNError:
         raise
     except Exception as error:  # what a network says to a frame that is too small for it, or a device to one too large
         width, height = samples[0].image.size
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"the network cannot take a frame of {width}x{height}: {reason}") from error
+    if len(predictions) != len(samples):
+        raise DataError(
+            f"expected {len(samples)} predictions from the problem, one a frame, but got {len(predictions)}"
+        )
+    return predictions
 
 
 def _batches(samples: Sequence[Sample], most: int) -> Iterator[list[int]]:

@@ -61,10 +61,11 @@ class Predictor:
     def predict(
         self, model_input: pd.DataFrame | Sequence[bytes], params: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Answers for encoded images; an image that cannot be used has an ``error`` instead.
+        """Answers for encoded images; a row that cannot be used has an ``error`` instead.
 
         Args:
-            model_input: a column ``image`` with the bytes of image files, or a list of them.
+            model_input: a column ``image`` with the bytes of image files, or a list of them. Rows are checked one by
+                one, and what is missing, text or a number is an error of its own row.
             params: of a gearbox: ``level`` tells the level of all images where their bytes do not;
                 ``off_map`` is what :class:`gearnn.choice.Policy` takes. Empty texts count as absent.
 
@@ -74,10 +75,10 @@ class Predictor:
             ``note``, what else was found out about it; ``mask``, a PNG file (over HTTP in base64), where
             the problem has masks; and the problem's facts, such as ``objects``.
         """
-        frames: Iterable[bytes] = model_input[IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
+        frames: Iterable[Any] = model_input[IMAGE_COLUMN] if isinstance(model_input, pd.DataFrame) else model_input
         told = {name: value for name, value in (params or {}).items() if value}
         answers = self.gearbox.answers(
-            [bytes(frame) for frame in frames],
+            [bytes(frame) if isinstance(frame, bytearray | memoryview) else frame for frame in frames],
             level=told.get("level") if self.level is None else self.level,
             trust_level=self.level is not None,
             policy=Policy(off_map=told.get("off_map", "nearest")),

@@ -127,7 +127,8 @@ def export_base(plan: Plan, base: Base, path: Path) -> None:
     facts = problem_for(plan).describe()
     header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
     header |= {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
-    save_checkpoint(output_of(plan, path).fresh(path.name), fetch_network(plan, base.weights), header)
+    with output_of(plan, path).fresh(path.name) as written:
+        save_checkpoint(written, fetch_network(plan, base.weights), header)
 
 
 def output_of(plan: Plan, path: Path) -> Outputs:

@@ -47,7 +47,8 @@ def inspect_levels(plan: Plan, folder: Path, on_done: Count) -> list[tuple[str, 
     for number, level in enumerate(levels, start=1):
         samples = DistortedDataset(dataset, level, Store(plan.store).frames)
         facts = describe_level(samples, spread(len(dataset), _MEASURED_FRAMES))
-        contact_sheet(samples, facts).save(outputs.fresh(f"{level.slug}.png"), optimize=True)
+        with outputs.fresh(f"{level.slug}.png") as path:
+            contact_sheet(samples, facts).save(path, optimize=True)
         cells.append(_level_line(facts))
         on_done(number, len(levels))
     return cells

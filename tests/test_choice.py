@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from gearnn.choice import Choice, Policy, Steady, check_hint, choose
-from gearnn.distortions import Received, Sensed, encode
+from gearnn.distortions import Received, Sensed, distance, encode
 from gearnn.errors import GearError, LevelError, SenseError, SeveralDistortionsError
 from gearnn.levels import DistortionLevel
 
@@ -123,7 +123,7 @@ def test_policies_are_checked() -> None:
 
 
 def used(steady: Steady, *levels: str) -> list[str]:
-    return [str(steady(choose(sensed(level), GEARS, Policy())).used) for level in levels]
+    return [str(steady(choose(sensed(level, 0.0), GEARS, Policy())).used) for level in levels]
 
 
 def q(*qualities: int) -> list[str]:
@@ -186,6 +186,35 @@ def test_frames_that_run_the_base_for_want_of_a_gear_are_not_held_up() -> None:
     assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"
     assert str(steady(choose(sensed("brightness:factor=0.3"), GEARS, policy)).used) == "pristine"
     assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"
+
+
+@pytest.mark.parametrize("unsure", ["jpeg:quality=30", "jpeg:quality=100", "resolution:scale=0.5"])
+def test_a_frame_unlike_every_level_never_shifts(unsure: str) -> None:
+    steady = Steady(patience=2)
+    first = steady(choose(sensed(unsure, 99), GEARS, Policy()))
+    assert first.used == choose(sensed(unsure), GEARS, Policy()).used  # with nothing to hold, the nearest
+    assert str(steady(choose(sensed("jpeg:quality=21"), GEARS, Policy())).used) == "jpeg:quality=30"  # nothing was held
+    assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, Policy())).used) == "jpeg:quality=10"
+    for _ in range(3):  # more than the patience
+        held = steady(choose(sensed(unsure, 99), GEARS, Policy()))
+        assert (str(held.sensed), str(held.used), held.is_sure) == (unsure, "jpeg:quality=10", False)
+        assert held.distance == distance(LEVEL(unsure), LEVEL("jpeg:quality=10"))
+        assert held.off_map.startswith("unlike every level of ")
+
+
+def test_unsure_frames_do_not_count_for_the_patience() -> None:
+    steady = Steady(patience=2)
+    frames = [("10", 0.0), ("21", 0.0), ("21", 99.0), ("21", 0.0)]
+    got = [str(steady(choose(sensed(f"jpeg:quality={v}", m), GEARS, Policy())).used) for v, m in frames]
+    assert got == q(10, 10, 10, 30)
+
+
+def test_a_policy_that_runs_the_base_for_unsure_frames_runs_it_and_the_gear_before_stays() -> None:
+    steady, policy = Steady(), Policy(off_map="base")
+    assert str(steady(choose(sensed("jpeg:quality=10"), GEARS, policy)).used) == "jpeg:quality=10"
+    for unsure in (sensed("jpeg:quality=10", 99), SenseError("nothing is known")):
+        assert str(steady(choose(unsure, GEARS, policy)).used) == "pristine"
+    assert str(steady(choose(sensed("jpeg:quality=21"), GEARS, policy)).used) == "jpeg:quality=10"
 
 
 def test_hysteresis_is_checked() -> None:

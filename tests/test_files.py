@@ -37,3 +37,9 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "store").symlink_to("disk")
     assert inside(tmp_path / "store", "a", "store") == tmp_path / "store" / "a"
+
+
+@pytest.mark.parametrize("name", ["a//b", "a/./b", "./a", "a/", "a/.", "a\\\\b", "a\\.\\b"])
+def test_a_second_name_of_one_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="copies: expected the name of a file inside of its folder, but got"):
+        inside(tmp_path, name, "copies")

@@ -1,6 +1,8 @@
+import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import get_args
+from dataclasses import asdict, replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,13 +13,15 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.choice import Policy, Steady
 from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets.frames import Sample
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import calibrate, decode, encode, needs_calibration
 from gearnn.errors import AdaptorError, DataError, GearError, PlanError, SenseError
-from gearnn.gearbox import GearBox
+from gearnn.gearbox import GearBox, Inference
 from gearnn.gears import Hold, InPlace
 from gearnn.levels import DistortionLevel
 from gearnn.problem import SemanticSegmentation
+from gearnn.problems.segmentation import Batch
 from tests.conftest import TinyNet
 from tests.distortions.test_h264 import strip
 from tests.test_adaptor import tune
@@ -248,6 +252,82 @@ def test_a_frame_that_cannot_be_used_does_not_hold_up_the_others(gearbox: GearBo
         "DataError",
     ]
     assert str(answers[2]).startswith("frame 2: expected an encoded image")
+
+
+def test_pil_images_and_hints_that_cannot_be_used_do_not_hold_up_the_others(
+    gearbox: GearBox, photo: Image.Image
+) -> None:
+    data = encode(photo, LEVELS[0])
+    cut = Image.open(io.BytesIO(data[: len(data) // 2]))
+    answers = gearbox.answers([decode(data), cut, Image.new("La", (4, 4)), data], level=LEVELS[0])
+    assert [type(answer).__name__ for answer in answers] == ["Inference", "DataError", "DataError", "Inference"]
+    assert str(answers[1]).startswith(
+        "frame 1: expected a readable frame, but a PIL image of mode RGB gave: image file"
+    )
+    hints: list[Any] = [LEVELS[0], 5, None, ["jpeg"]]
+    answers = gearbox.answers([data] * 4, level=hints)
+    assert [type(answer).__name__ for answer in answers] == ["Inference", "LevelError", "Inference", "LevelError"]
+    assert str(answers[1]) == "frame 1: level: expected a distortion level or its text, but got int 5"
+
+
+def test_a_frame_that_cannot_be_decoded_does_not_shift_a_stream(gearbox: GearBox, photo: Image.Image) -> None:
+    good, far = encode(photo, "jpeg:quality=10"), encode(photo, "jpeg:quality=95")
+    answers = gearbox.answers([good, far[:900], encode(photo, "jpeg:quality=21")], steady=Steady())
+    assert isinstance(answers[1], DataError)
+    assert isinstance(answers[2], Inference)
+    assert str(answers[2].used) == "jpeg:quality=10"
+
+
+def test_a_frame_that_spoils_its_batch_is_the_only_one_without_an_answer(
+    tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image
+) -> None:
+    class Picky(SemanticSegmentation):
+        def collate(self, samples: Sequence[Sample]) -> Batch:
+            if any(sample.image.getpixel((0, 0)) == (1, 2, 3) for sample in samples):
+                raise RuntimeError("this one I do not take")
+            return super().collate(samples)
+
+    gearbox = GearBox(tiny, [make_adaptor(tiny, level, ["bn", "head"]) for level in LEVELS], Picky(**asdict(problem)))
+    frames = [decode(encode(photo, level)) for level in LEVELS]
+    frames.insert(1, Image.new("RGB", photo.size, (1, 2, 3)))
+    answers = gearbox.answers(frames, level=[LEVELS[0], LEVELS[0], LEVELS[1]])
+    assert isinstance(answers[1], DataError)
+    assert str(answers[1]).endswith(": this one I do not take")
+    for index in (0, 2):
+        answer = answers[index]
+        assert isinstance(answer, Inference)
+        alone = gearbox.infer([frames[index]], level=answer.used)[0]
+        assert torch.equal(answer.prediction, alone.prediction)
+
+
+def test_a_problem_that_predicts_for_fewer_frames_is_an_error_not_another_frames_answer(
+    tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image
+) -> None:
+    class Short(SemanticSegmentation):
+        def predict(self, model: nn.Module, batch: Batch) -> list[torch.Tensor]:
+            return super().predict(model, batch)[1:]
+
+    answers = GearBox(tiny, [], Short(**asdict(problem))).answers([photo, photo], level="pristine")
+    assert [str(answer) for answer in answers] == [
+        f"frame {index}: expected 1 predictions from the problem, one a frame, but got 0" for index in range(2)
+    ]
+
+
+def test_a_network_that_mixes_its_frames_answers_batches_of_several_levels(
+    problem: SemanticSegmentation, photo: Image.Image
+) -> None:
+    class Beside(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            return 1.3 * y - y.mean(0, keepdim=True)
+
+    torch.manual_seed(0)
+    base = Beside().eval()
+    gearbox = GearBox(base, [make_adaptor(base, level, ["bn", "head"]) for level in LEVELS], problem)
+    frames = [encode(photo, level) for level in LEVELS]
+    for frame, answer in zip(frames, gearbox.answers(frames), strict=True):
+        assert isinstance(answer, Inference)
+        assert torch.equal(answer.prediction, gearbox.infer([frame])[0].prediction)
 
 
 def test_a_size_that_the_network_cannot_take_is_named(problem: SemanticSegmentation, photo: Image.Image) -> None:

@@ -148,7 +148,7 @@ def _extract(archive: Path, folder: Path) -> str:
             if sum(entry.file_size for entry in file.infolist()) > _LARGEST_ARCHIVE:
                 return "it would unpack to more than 1 GiB"
             for entry in file.infolist():
-                inside(folder, entry.filename, "its list of files", DataError)
+                inside(folder, entry.filename.removesuffix("/"), "its list of files", DataError)
             file.extractall(folder)
     except (DataError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
         return f"it cannot be unpacked: {error}"

@@ -33,10 +33,25 @@ class Received:
     def of_image(cls, image: Image.Image) -> "Received":
         """A frame that is decoded already; only kinds that look at pixels can sense it.
 
-        A picture that still carries an EXIF orientation is turned by it, as one from a file is.
+        A picture that still carries an EXIF orientation is turned by it, as one from a file is. One that Pillow
+        has opened only is decoded here.
+
+        Raises:
+            DataError: it has no pixels, is damaged or closed, or of a mode that is not read.
         """
+        if 0 in image.size:
+            raise DataError(f"expected a frame with pixels, but got a PIL image of {image.width}x{image.height}")
         received = cls(b"")
-        received.__dict__["image"] = to_rgb(image)
+        try:
+            image.load()
+            received.__dict__["image"] = to_rgb(image)
+        except DataError:
+            raise
+        except Exception as error:  # as below, and modes that Pillow cannot convert
+            reason = " ".join(str(error).split())[:200].partition(" <_io.BytesIO")[0]
+            raise DataError(
+                f"expected a readable frame, but a PIL image of mode {image.mode} gave: {reason}"
+            ) from error
         return received
 
     @classmethod

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gearnn.errors import CheckpointError
+from gearnn.files import placed_whole
 from gearnn.layers import check_finite
 
 _SAFETENSORS_SUFFIX = ".safetensors"
@@ -72,12 +73,13 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a network's tensors as safetensors; the inverse of :func:`read_checkpoint`.
+    """Write a network's tensors as safetensors, whole or not at all; the inverse of :func:`read_checkpoint`.
 
     Tied tensors are written under each of their names.
 
     Raises:
         CheckpointError: a value is NaN, infinite, or of float64 and beyond float32's range.
+        StoreError: the folder may not be written to, or the disk is full.
     """
     check_finite(model, f"checkpoint {path}")
     tensors = {k: v.detach().cpu().contiguous() for k, v in named_tensors(model).items()}
@@ -86,7 +88,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, s
         if tensor.data_ptr() in seen:  # safetensors refuses tensors that share memory
             tensors[name] = tensor.clone()
         seen.add(tensor.data_ptr())
-    save_file(tensors, path, metadata=dict(metadata or {}))
+    with placed_whole(Path(path)) as written:
+        save_file(tensors, written, metadata=dict(metadata or {}))
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -71,7 +71,8 @@ def write_presentation(
         images = [frames.frame(number * segment_frames + k) for k in range(segment_frames)]
         for level in levels:
             data = _segment(images, level, Fraction(number * segment_frames) / frame_rate, frame_rate)
-            outputs.fresh(f"{level.slug}/{number:05d}{_suffix(level)}").write_bytes(data)
+            with outputs.fresh(f"{level.slug}/{number:05d}{_suffix(level)}") as path:
+                path.write_bytes(data)
             largest[level] = max(largest[level], len(data))
         for k in range(segment_frames):
             _write_truth(frames, number * segment_frames + k, outputs, f"{number:05d}-{k}.png")
@@ -79,7 +80,8 @@ def write_presentation(
             on_segment(number + 1, count)
     seconds = segment_frames / frame_rate
     bandwidths = {level: float(8 * size / seconds) for level, size in largest.items()}
-    outputs.fresh(MANIFEST).write_text(_manifest(levels, bandwidths, seconds, count))
+    with outputs.fresh(MANIFEST) as path:
+        path.write_text(_manifest(levels, bandwidths, seconds, count))
     return Written(
         manifest=folder / MANIFEST, segments=count, bandwidths={lv: b / 1000.0 for lv, b in bandwidths.items()}
     )
@@ -106,7 +108,8 @@ def _write_truth(frames: FrameDataset, index: int, outputs: Outputs, name: str) 
         masks["instances"] = np.asarray(numbers(index))
     for kind, mask in masks.items():
         image = Image.fromarray(mask.astype(np.uint8 if mask.max(initial=0) < 256 else np.uint16))
-        image.save(outputs.fresh(f"truth/{kind}/{name}"))
+        with outputs.fresh(f"truth/{kind}/{name}") as path:
+            image.save(path)
 
 
 def _manifest(

@@ -34,7 +34,7 @@ class FrameRecord:
         bandwidth: that the representation declares, in kbit/s.
         sensed: level read from the segment; None where it cannot be told.
         used: level whose gear ran; "pristine" for the base.
-        distance: between the two, in the kind's unit.
+        distance: between the two, in the kind's unit; infinite where an unsure frame runs with another kind's gear.
         misfit: of the input to the level sensed.
         off_map: why it is off the map of the gearbox.
         note: what else was found out about the segment, such as that a JPEG was saved twice.
@@ -64,8 +64,9 @@ class FrameRecord:
     skipped: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+        """As JSON values, which know no infinite ones: None for the distance between kinds."""
+        values = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in asdict(self).items()}
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

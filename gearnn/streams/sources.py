@@ -13,9 +13,13 @@ from gearnn.streams.media import read_video
 from gearnn.streams.player import Choose, RateBased, play
 from gearnn.streams.segment import Segment
 
-_IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".avif"}
+_IMAGES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".avif"}
 _HEIF = {".heic", ".heif", ".hif"}  # found, and then refused one by one, so that none is left out in silence
-_CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".ts", ".mov"}
+_CLIPS = {".h264", ".264", ".mp4", ".m4v", ".m4s", ".mkv", ".webm", ".ts", ".mov"}
+_OTHER_IMAGES = {".tif", ".tiff", ".gif", ".jp2", ".j2k", ".jxl", ".ico", ".tga", ".dng", ".cr2", ".cr3", ".nef",
+                 ".arw"}  # fmt: skip
+_OTHER_CLIPS = {".avi", ".mpg", ".mpeg", ".m2v", ".mjpeg", ".mjpg", ".flv", ".wmv", ".asf", ".ogv", ".3gp", ".mts",
+                ".m2ts", ".vob", ".h265", ".265", ".hevc", ".ivf", ".obu", ".y4m"}  # fmt: skip
 
 
 def open_source(
@@ -32,7 +36,7 @@ def open_source(
         live_seconds: when to stop following a live manifest; None follows it to its end.
 
     Raises:
-        StreamError: no such source, or nothing in it.
+        StreamError: no such source, nothing in it, or a file in a folder of a format that would be left out.
     """
     scheme = scheme_of(source)
     if scheme and scheme != "file":
@@ -48,7 +52,7 @@ def open_source(
         )
     if path.suffix == ".mpd":
         return play(Presentation.open(str(path)), choose or RateBased(), live_seconds=live_seconds)
-    if path.suffix.lower() in _IMAGES | _HEIF:
+    if path.suffix.lower() in _IMAGES | _HEIF | _OTHER_IMAGES:
         raise StreamError(f"{source}: expected a stream, but this is an image; `gearnn infer` takes images")
     return read_video(path)
 
@@ -56,6 +60,12 @@ def open_source(
 def _folder(folder: Path, frame_rate: float) -> Iterator[Segment]:
     known = _IMAGES | _HEIF | _CLIPS
     shown = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    other = min((path for path in shown if path.suffix.lower() in _OTHER_IMAGES | _OTHER_CLIPS), default=None)
+    if other is not None:
+        raise StreamError(
+            f"{folder}: expected segments ({', '.join(sorted(_IMAGES | _CLIPS))}), but got {other.name}, which would "
+            f"be left out; convert it, or move it away"
+        )
     files = sorted((path for path in shown if path.suffix.lower() in known), key=_natural)
     fragments = [file for file in files if file.suffix.lower() == ".m4s"]
     starts = [*fragments, *(file for file in files if file.suffix.lower() in (".mp4", ".m4v"))] if fragments else []

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gearnn.datasets import Camera
 from gearnn.datasets.files import open_image
-from gearnn.distortions import MAX_PIXELS, Received, decode
+from gearnn.distortions import MAX_PIXELS, Received, decode, encode
 from gearnn.distortions.stills import to_rgb
 from gearnn.errors import DataError
 
@@ -68,6 +68,25 @@ def test_grey_values_of_16_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Camera().frame(open_image(tmp_path / "ramp.png"))), got)
     with pytest.raises(DataError, match="expected an image of 8 or 16 bits a channel, but got Pillow's mode F"):
         to_rgb(Image.new("F", (2, 2)))
+
+
+@pytest.mark.parametrize("mode", ["La", "F", "I"])
+def test_pil_images_of_modes_without_a_meaning_are_refused(mode: str) -> None:
+    with pytest.raises(DataError, match=f"mode {mode}"):
+        Received.of_image(Image.new(mode, (2, 2)))
+
+
+def test_pil_images_that_cannot_be_decoded_are_refused_at_once(photo: Image.Image) -> None:
+    data = encode(photo, "jpeg:quality=90")
+    with pytest.raises(DataError, match="expected a readable frame, but a PIL image of mode RGB gave: image file is"):
+        Received.of_image(Image.open(io.BytesIO(data[: len(data) // 2])))
+    closed = Image.open(io.BytesIO(data))
+    closed.close()
+    with pytest.raises(DataError, match="expected a readable frame, but a PIL image of mode RGB gave: "):
+        Received.of_image(closed)
+    with pytest.raises(DataError, match="expected a frame with pixels, but got a PIL image of 0x3"):
+        Received.of_image(Image.new("RGB", (0, 3)))
+    assert Received.of_image(Image.open(io.BytesIO(data))).image.tobytes() == decode(data).tobytes()
 
 
 def test_files_of_datasets_are_read_within_the_same_limits(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 import argparse
+import errno
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from gearnn.errors import CheckpointError
-from gearnn.models import read_checkpoint
+from gearnn.errors import CheckpointError, StoreError
+from gearnn.models import read_checkpoint, save_checkpoint
+from tests.test_gearbox import make_adaptor
 
 TENSORS = {"a.weight": torch.ones(2), "b.weight": torch.zeros(3)}
 
@@ -37,3 +42,22 @@ def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
     assert "\x1b" not in str(caught.value)
     with pytest.raises(CheckpointError, match=r"under state_dict, .*, but got epoch, net, of which epoch is int"):
         read_checkpoint(saved(tmp_path, {"epoch": 1, "net": TENSORS}))
+
+
+@pytest.mark.parametrize("save", ["base", "adaptor"])
+def test_weights_are_saved_whole_or_not_at_all(
+    tmp_path: Path, tiny: nn.Module, monkeypatch: pytest.MonkeyPatch, save: str
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    adaptor = make_adaptor(tiny, "jpeg:quality=10", ["bn"])
+    write = partial(save_checkpoint, path, tiny) if save == "base" else partial(adaptor.save, path)
+    write()
+    content = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"weights.safetensors: expected to be able to write there.*free some space"):
+        write()
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, content)]

@@ -240,6 +240,25 @@ def test_only_files_of_a_folder_are_frames(tmp_path: Path) -> None:
     assert [s.name for s in open_source(str(tmp_path))] == ["a"]
 
 
+@pytest.mark.parametrize("name", ["b.tif", "b.TIFF", "b.gif", "b.jxl", "b.avi", "b.mpg", "b.hevc"])
+def test_files_that_would_be_left_out_of_a_folder_are_refused(tmp_path: Path, name: str) -> None:
+    pan(1)[0].save(tmp_path / "a.png")
+    (tmp_path / name).write_bytes(b"a frame")
+    with pytest.raises(
+        StreamError, match=rf"expected segments \(.*\), but got {name}, which would be left out; convert"
+    ):
+        open_source(str(tmp_path))
+
+
+def test_every_ending_of_formats_that_are_read_is_a_frame(tmp_path: Path) -> None:
+    for name, kind in (("1.jpe", "JPEG"), ("2.jfif", "JPEG"), ("3.pgm", "PPM")):
+        pan(1)[0].convert("L").save(tmp_path / name, kind)
+    motion(pan(3), tmp_path / "4.webm", "libvpx")
+    segments = list(open_source(str(tmp_path)))
+    assert [segment.name for segment in segments] == ["1", "2", "3", "4"]
+    assert len(shown(segments)) == 6
+
+
 def test_a_folder_of_clips_is_timed_by_their_lengths(tmp_path: Path) -> None:
     lengths = {"c2.ts": 3, "c10.ts": 5, "c11.ts": 2}
     for name, number in lengths.items():
