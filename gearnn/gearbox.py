@@ -171,11 +171,6 @@ class GearBox:
             self._check([Example(arguments=(batch,))], is_first=False)
 
     @property
-    def most_frames(self) -> int:
-        """Most frames of one forward pass of :meth:`infer`."""
-        return self.batch_size
-
-    @property
     def levels(self) -> tuple[DistortionLevel, ...]:
         """Levels that have an adaptor."""
         return self._levels
