@@ -255,6 +255,11 @@ def test_infer_replaces_its_own_masks_and_nothing_of_the_users(
     result = run(*infer, "--output", "drawn")
     assert "drawn/a.png: expected a free place or an earlier result, but GearNN did not write this" in result.stderr
     assert (Path("drawn/a.png").read_bytes(), Path("frames/a.png").read_bytes()) == (b"a user's", before)
+    Path("masks/a.png").write_bytes(b"corrected by hand")
+    result = run(*infer)
+    assert result.exit_code == 2
+    assert "masks/a.png: expected a free place or an earlier result, but this file was changed since" in result.stderr
+    assert Path("masks/a.png").read_bytes() == b"corrected by hand"
     shutil.copy("frames/a.png", "frames/A.webp")
     assert "expected images of different names" in run(*infer, "frames/A.webp").stderr
 

@@ -182,6 +182,7 @@ def test_a_record_becomes_json(gearbox: GearBox) -> None:
         "distance": 2.0, "score": None, "skipped": "",
     }  # fmt: skip
     assert FrameRecord(time=1 / 3, segment="a").to_json()["time"] == 0.3333
+    assert FrameRecord(time=0.0, segment="a", distance=float("inf")).to_json()["distance"] is None  # between kinds
 
 
 # Truth
