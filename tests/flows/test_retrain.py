@@ -20,6 +20,7 @@ from gearnn import vocabulary as words
 from gearnn.errors import LevelsFailedError, PlanError
 from gearnn.gearbox import GearBox
 from gearnn.storage import Store
+from tasks import ingredients
 from tasks.compare import compare
 from tasks.retrain import read_plans
 from tests.conftest import camvid_copy
@@ -100,8 +101,9 @@ def test_only_what_is_missing_or_changed_is_made_and_the_reason_is_told(world: W
 def test_other_frames_or_another_version_of_a_step_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write(levels=["jpeg:quality=5"])
     world.retrain()
-    monkeypatch.setattr("tasks.ingredients.full_finetune.fn.version", 2)
-    assert world.states() == {"jpeg:quality=5": ("changed", "steps.full_finetune 1 -> 2")}
+    now = ingredients.full_finetune.fn.version
+    monkeypatch.setattr("tasks.ingredients.full_finetune.fn.version", now + 1)
+    assert world.states() == {"jpeg:quality=5": ("changed", f"steps.full_finetune {now} -> {now + 1}")}
     monkeypatch.undo()
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))
     frame = world.frames / "val" / "000.png"
