@@ -300,7 +300,9 @@ class GearBox:
     ) -> list[Inference | GearNNError]:
         """As :meth:`infer`, but a frame that cannot be used leaves its error in its place and the others run."""
         assert self.known_problem is not None
-        hints = [level] * len(frames) if level is None or isinstance(level, DistortionLevel | str) else list(level)
+        hints = [level] * len(frames) if level is None or isinstance(level, DistortionLevel | str) else level
+        if not isinstance(hints, Sequence):
+            raise GearError(f"level: expected a level, or one for each frame, but got {type(level).__name__}")
         if len(hints) != len(frames):
             raise GearError(f"expected one level for all frames or one for each of {len(frames)}, but got {len(hints)}")
         return infer(self, frames, hints, trust_hint=trust_level, policy=policy or Policy(), steady=steady)

@@ -224,6 +224,8 @@ def test_arrays_and_images_run_with_a_hint(gearbox: GearBox, photo: Image.Image)
 def test_as_many_hints_as_frames(gearbox: GearBox, photo: Image.Image) -> None:
     with pytest.raises(GearError, match="expected one level for all frames or one for each of 1, but got 2"):
         gearbox.infer([encode(photo, "jpeg:quality=10")], level=["pristine", "pristine"])
+    with pytest.raises(GearError, match="level: expected a level, or one for each frame, but got int"):
+        gearbox.infer([encode(photo, "jpeg:quality=10")], level=5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("hold", ["views", "in_place"])

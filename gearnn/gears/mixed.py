@@ -76,7 +76,7 @@ class _MixedNetwork(nn.Module):
             with self._network_at(level) as network:
                 output = network(_taken(batch, indices))
                 outputs.append(mapped(torch.clone, output) if len(frames) > 1 else output)  # it may write there again
-        return joined(outputs, list(frames.values()))
+        return joined(outputs, list(frames.values())) if len(outputs) > 1 else outputs[0]
 
 
 def joined(outputs: Sequence[Any], frames: Sequence[Sequence[int]]) -> Any:
