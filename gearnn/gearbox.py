@@ -158,13 +158,6 @@ class GearBox:
             reason,
         )
 
-    def _refuse_unchecked(self) -> None:
-        """Gears in place are lent only when they were checked, because more networks are wrong with them."""
-        if self._unchecked and isinstance(self.gears, InPlace):
-            raise GearError(
-                "gears in place: no batch was found to check them with; GearBox(..., example=batch) gives one"
-            )
-
     def _check_once(self, batch: Any) -> None:
         """Check the gears with the first batch that runs, where none was found before."""
         if self._unchecked:
@@ -208,7 +201,6 @@ class GearBox:
         Raises:
             GearError: this gearbox has no adaptor for the level.
         """
-        self._refuse_unchecked()
         return self.gears.at(self._gear(level))
 
     def shift(self, level: DistortionLevel | str) -> None:
@@ -220,7 +212,6 @@ class GearBox:
         """
         if not isinstance(self.gears, InPlace):
             raise GearError("views are not shifted: model(level) is the network of a level")
-        self._refuse_unchecked()
         self.gears.shift(self._gear(level))
 
     def mixed(self, levels: Sequence[DistortionLevel | str]) -> nn.Module:

@@ -16,7 +16,8 @@ from gearnn.gears.nested import mapped
 from gearnn.problem import Problem
 from gearnn.randomness import own_stream
 
-_SIDES = (64, 224)
+_SIDES = 64, 224, 32, 28, 16, 8, 48, 96, 112, 128, 160, 192, 256, 299, 384, *range(4, 64)
+"""Of the frames that are tried, in pixels: usual ones, then small ones, for networks that take a single size."""
 _FEATURES = 16
 
 

@@ -263,9 +263,6 @@ def test_where_no_batch_is_found_that_is_logged_and_the_first_one_that_runs_is_c
     box = GearBox(base, adaptors, hold="in_place")  # nothing is known yet
     assert "no batch was found that the network takes" in caplog.text
     assert "ValueError: expected frames of 7x5" in caplog.text
-    for lend in (box.at, box.shift):
-        with pytest.raises(GearError, match="gears in place: no batch was found to check them with; GearBox"):
-            lend(LEVELS[0])
     with pytest.raises(ValueError, match="expected frames of 7x5"):
         box(torch.zeros(2, 3, 4, 4), LEVELS[0])  # the network's own words
     for _ in range(2):
@@ -283,6 +280,13 @@ def test_where_no_batch_is_found_that_is_logged_and_the_first_one_that_runs_is_c
         torch.testing.assert_close(views(x, LEVELS[0]), own_network(base, adaptors[0])(x))
     assert views.model(LEVELS[0]) is kept  # who has a gear keeps it
     assert not views._unchecked
+
+
+def test_a_network_that_takes_frames_of_one_size_only_is_checked_at_once() -> None:
+    for side in (8, 11, 28, 40):
+        torch.manual_seed(0)
+        base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * (side - 2) ** 2, 3)).eval()
+        assert not GearBox(base, adapted(base, ["0"]), hold="in_place")._unchecked, side
 
 
 def test_a_network_of_two_arguments_is_checked_with_an_example_of_two() -> None:
