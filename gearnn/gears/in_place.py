@@ -84,6 +84,8 @@ class InPlace:
                 pieces |= self._lay_out({name: state[name] for name in names}, values)
         self.network = sharing_copy(base, pieces)
         self._hung = list(_hung(self.network, pieces))
+        self._way = [(h.owner, h.attribute, h.value) for h in self._hung if isinstance(h.value, nn.Module)]
+        self._ends = [(h.owner, h.attribute, h.value, h.address) for h in self._hung if isinstance(h.value, Tensor)]
         self._level: DistortionLevel | None = None
         self._lent: list[DistortionLevel | None] = []  # levels of the contexts that are open, the innermost last
         self._is_whole = True
@@ -145,6 +147,15 @@ class InPlace:
         return self._slabs[level]
 
     def _check_that_copies_reach(self) -> None:
+        for owner, attribute, module in self._way:  # plain loops, because every shift runs them
+            if owner.get(attribute) is not module:
+                break
+        else:
+            for owner, attribute, tensor, address in self._ends:
+                if owner.get(attribute) is not tensor or tensor.data_ptr() != address or tensor.requires_grad:
+                    break
+            else:
+                return
         for hung in self._hung:
             if not hung.is_there():
                 raise GearError(
