@@ -6,7 +6,9 @@ gearbox's own check has not seen, after the base has run others. The reference i
 adaptor's tensors were written by name, made here, not by the library. A network is right, refused with a
 reason, or wrong.
 
-    python -m tests.torture [--only WORD] [--most 100] [--resume] [--output .gearnn/torture.jsonl] [--show]
+Each family's smallest network runs first, then all others by size: what is stopped early has seen most code.
+
+    python -m tests.torture [--only WORD] [--most 100] [--part 1/2] [--resume] [--output .gearnn/torture.jsonl] [--show]
 """
 
 import argparse
@@ -19,7 +21,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,8 +47,8 @@ _SAME = 1e-4  # of the largest value; levels differ by far more
 Build = Callable[[], nn.Module]
 
 
-def networks(only: str) -> Iterator[tuple[str, Build]]:
-    """(name, builder) of every network whose name holds a word: torchvision's, then timm's, families taking turns."""
+def networks(only: str) -> Iterator[tuple[str, str, Build]]:
+    """(family, name, builder) of every network whose name holds a word."""
     models = torchvision.models
     detectors = models.list_models(module=models.detection)
     for name in models.list_models():
@@ -56,16 +58,32 @@ def networks(only: str) -> Iterator[tuple[str, Build]]:
         if name in detectors:
             options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, they find little
         if only in f"torchvision/{name}":
-            yield f"torchvision/{name}", partial(models.get_model, name, **options)
+            yield (
+                models.get_model_builder(name).__module__,
+                f"torchvision/{name}",
+                partial(models.get_model, name, **options),
+            )
     import timm
 
-    families: dict[str, list[str]] = {}
     for name in timm.list_models():
-        families.setdefault(timm.model_entrypoint(name).__module__, []).append(name)
-    for members in zip_longest(*families.values()):
-        for name in filter(None, members):
-            if only in f"timm/{name}":
-                yield f"timm/{name}", partial(timm.create_model, name, pretrained=False)
+        if only in f"timm/{name}":
+            yield (
+                timm.model_entrypoint(name).__module__,
+                f"timm/{name}",
+                partial(timm.create_model, name, pretrained=False),
+            )
+
+
+def in_order(only: str) -> list[tuple[str, int, Build]]:
+    """(name, number of values, builder) of all of them: each family's smallest, then the others by size."""
+    found = sorted(
+        ((num_values(build), name, family, build) for family, name, build in networks(only)), key=itemgetter(0)
+    )
+    first, others, seen = [], [], set()
+    for values, name, family, build in found:
+        (others if family in seen else first).append((name, values, build))
+        seen.add(family)
+    return first + others
 
 
 def num_values(build: Build) -> int:
@@ -260,6 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose names hold this word")
     parser.add_argument("--most", type=float, default=100.0, help="million values; larger networks are left out")
+    parser.add_argument("--part", default="1/1", help="2/3: the second of three processes that share the work")
     parser.add_argument("--output", type=Path, default=Path(".gearnn/torture.jsonl"))
     parser.add_argument("--resume", action="store_true", help="leave out networks that the output has")
     parser.add_argument("--show", action="store_true", help="run nothing, print the table of what the output has")
@@ -270,12 +289,12 @@ def main() -> None:
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in asked.output.read_text().splitlines()] if asked.resume else []
     done = {row["name"] for row in rows}
+    part, parts = map(int, asked.part.split("/"))
     with asked.output.open("a" if asked.resume else "w") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, build in networks(asked.only):
+        for name, values, build in in_order(asked.only)[part - 1 :: parts]:
             if name in done:
                 continue
-            values = num_values(build)
             most = max(asked.most, OF_TORCHVISION) if name.startswith("torchvision/") else asked.most
             too_large = {"name": name, "skipped": f"{values / 1e6:.0f} million values"}
             rows.append(too_large if values > most * 1e6 else tried(name, build))
