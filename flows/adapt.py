@@ -6,23 +6,23 @@ from typing import Any
 from prefect import flow, get_run_logger, unmapped
 
 from flows.champions import register
-from flows.notify import HOOKS
-from flows.runner import PlannedTaskRunner
-from gearnn import vocabulary as words
+from flows.running.notify import HOOKS
+from flows.running.runner import PlannedTaskRunner
 from gearnn.errors import LevelsFailedError
+from gearnn.evaluation import solutions
 from gearnn.levels import PRISTINE
 from gearnn.plan import Plan
-from tasks.base import prepare_base
-from tasks.data import check_data
-from tasks.evaluate import evaluate_solution
-from tasks.finetune import full_finetune, partial_finetune
-from tasks.frames import distort_frames
-from tasks.knapsack import choose_layers
-from tasks.preflight import preflight
+from tasks.adapting.base import prepare_base
+from tasks.adapting.data import check_data
+from tasks.adapting.evaluate import evaluate_solution
+from tasks.adapting.finetune import full_finetune, partial_finetune
+from tasks.adapting.frames import distort_frames
+from tasks.adapting.knapsack import choose_layers
+from tasks.adapting.preflight import preflight
+from tasks.adapting.sensitivity import measure_sensitivity
 from tasks.progress import expect_steps, stopping_work
 from tasks.records import Adapted, Base, Data, Row
-from tasks.report import write_report
-from tasks.sensitivity import measure_sensitivity
+from tasks.registering.report import write_report
 
 
 def adapt(plan: Plan) -> Adapted:
@@ -54,12 +54,12 @@ def adapt_flow(plan: Plan) -> Adapted:
     tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
     selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
     adaptors = partial_finetune.map(*common, levels, selections, fulls)
-    pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None)
+    pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, solutions.BASE, None)
     scores = {
-        words.BASE: evaluate_solution.map(*common, levels, words.BASE, None),
-        words.CLEAN: evaluate_solution.map(*common, levels, words.CLEAN, unmapped(pristine)),
-        words.FULL: evaluate_solution.map(*common, levels, words.FULL, fulls),
-        words.ADAPTOR: evaluate_solution.map(*common, levels, words.ADAPTOR, adaptors),
+        solutions.BASE: evaluate_solution.map(*common, levels, solutions.BASE, None),
+        solutions.CLEAN: evaluate_solution.map(*common, levels, solutions.CLEAN, unmapped(pristine)),
+        solutions.FULL: evaluate_solution.map(*common, levels, solutions.FULL, fulls),
+        solutions.ADAPTOR: evaluate_solution.map(*common, levels, solutions.ADAPTOR, adaptors),
     }
     try:
         pristine.result()

@@ -6,16 +6,16 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows.contestants import Contestant, Seed
-from flows.notify import HOOKS
-from flows.runner import PlannedTaskRunner
-from gearnn import vocabulary as words
+from flows.running.notify import HOOKS
+from flows.running.runner import PlannedTaskRunner
+from gearnn.evaluation import solutions
 from gearnn.plan import Plan
-from tasks.base import prepare_base
-from tasks.benchmark import write_benchmark
-from tasks.data import check_data
-from tasks.evaluate import evaluate_solution
-from tasks.frames import distort_frames
-from tasks.preflight import preflight
+from tasks.adapting.base import prepare_base
+from tasks.adapting.data import check_data
+from tasks.adapting.evaluate import evaluate_solution
+from tasks.adapting.frames import distort_frames
+from tasks.adapting.preflight import preflight
+from tasks.benchmarking.benchmark import write_benchmark
 from tasks.progress import expect_steps, stopping_work
 from tasks.records import AdaptorFile, Base, Benchmarked, Data, Entrant, FrequencyMap, Measured, Network, Table
 
@@ -45,7 +45,7 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     for phase in ("whole_networks", "single_networks", "tables", "adaptors", "bounds"):
         for seed in seeds:
             getattr(seed, phase)()
-    contestants = [Contestant(plan, words.ORIGINAL, "", (), plan.levels)]
+    contestants = [Contestant(plan, solutions.ORIGINAL, "", (), plan.levels)]
     contestants += [contestant for seed in seeds for contestant in seed.contestants]
     scores = [[_score(c, base, data, level) for level in c.tested] for c in contestants]
     maps = seeds[0].frequency_maps()
@@ -66,7 +66,11 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     return written
 
 
-_AS_IN_ADAPT = {words.ORIGINAL: words.BASE, words.SWITCHING: words.FULL, words.GEARNN: words.ADAPTOR}
+_AS_IN_ADAPT = {
+    solutions.ORIGINAL: solutions.BASE,
+    solutions.SWITCHING: solutions.FULL,
+    solutions.GEARNN: solutions.ADAPTOR,
+}
 """Names under which ``adapt`` scores the same, so that neither does it twice."""
 
 

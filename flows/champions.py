@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from prefect import get_run_logger
 
-from gearnn import vocabulary as words
+from gearnn.evaluation.solutions import PROMOTE
 from gearnn.plan import Plan
-from tasks.evaluate import evaluate_solution
-from tasks.promote import find_rival, put_into_use, record_decisions
+from gearnn.registry.names import CHAMPION
+from tasks.adapting.evaluate import evaluate_solution
 from tasks.records import Base, Data, Registered, Row
-from tasks.register import register_adaptor, register_base, register_gearbox
+from tasks.registering.promote import find_rival, put_into_use, record_decisions
+from tasks.registering.register import register_adaptor, register_base, register_gearbox
 
 
 def register(
@@ -55,11 +56,11 @@ def _held(plan: Plan, base: Base, data: Data, rows: Sequence[Row], failures: dic
     scores = {}
     for row in rows:
         if (rival := find_rival(plan, row)) is not None:
-            scores[row.level] = evaluate_solution.submit(plan, base, data, row.level, words.CHAMPION, rival)
+            scores[row.level] = evaluate_solution.submit(plan, base, data, row.level, CHAMPION, rival)
     held = {}
     for level, score in scores.items():
         try:
-            held[level] = float(score.result().values[words.PROMOTE])
+            held[level] = float(score.result().values[PROMOTE])
         except Exception as error:  # this level stays as it is
             failures[level] = f"scoring the adaptor in use: {type(error).__name__}: {error}"
             get_run_logger().error("level %s: %s", level, failures[level])

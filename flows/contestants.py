@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gearnn import vocabulary as words
+from gearnn.evaluation import solutions
 from gearnn.levels import PRISTINE
 from gearnn.plan import Plan
-from tasks import baselines
-from tasks.finetune import full_finetune, partial_finetune
-from tasks.frequency import measure_frequency
-from tasks.knapsack import choose_layers
+from tasks.adapting.finetune import full_finetune, partial_finetune
+from tasks.adapting.knapsack import choose_layers
+from tasks.adapting.sensitivity import measure_sensitivity
+from tasks.benchmarking import baselines
+from tasks.benchmarking.frequency import measure_frequency
 from tasks.records import Base, Data
-from tasks.sensitivity import measure_sensitivity
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,17 @@ class Seed:
         """The pristine control, and DNN switching."""
         for level in (PRISTINE, *self.levels):
             self.fulls[level] = full_finetune.submit(self.plan, self.base, self.data, level)
-        self._enter(words.CLEAN, PRISTINE, self.fulls[PRISTINE], tested=self.plan.levels)
+        self._enter(solutions.CLEAN, PRISTINE, self.fulls[PRISTINE], tested=self.plan.levels)
         for level in self.levels:
-            self._enter(words.SWITCHING, level, self.fulls[level])
+            self._enter(solutions.SWITCHING, level, self.fulls[level])
 
     def single_networks(self) -> None:
         """Mixed training and stability training."""
         common, wanted, levels = (self.plan, self.base, self.data), self.plan.benchmark.baselines, self.plan.levels
-        for name, solution, rounds in (("mixed", words.MIXED, 1), ("mixed_long", words.MIXED_LONG, len(self.levels))):
+        for name, solution, rounds in (
+            ("mixed", solutions.MIXED, 1),
+            ("mixed_long", solutions.MIXED_LONG, len(self.levels)),
+        ):
             if name in wanted and (rounds > 1 or name == "mixed"):
                 network = baselines.mixed_training.submit(*common, list(levels), rounds)
                 self._enter(solution, baselines.MIXED, network, tested=levels)
@@ -57,7 +60,7 @@ class Seed:
             for alpha, sigma in ((alpha, sigma) for alpha in grid.alpha for sigma in grid.sigma):
                 network = baselines.stability_training.submit(*common, alpha, sigma)
                 setting = f"alpha={alpha:g}, sigma={sigma:g}"
-                self._enter(words.STABILITY, PRISTINE, network, tested=levels, setting=setting)
+                self._enter(solutions.STABILITY, PRISTINE, network, tested=levels, setting=setting)
 
     def tables(self) -> None:
         """Sensitivities."""
@@ -74,17 +77,17 @@ class Seed:
         for level in self.levels:
             tested = self.plan.levels if self.plan.benchmark.matrix else (level,)
             chosen = choose_layers.submit(self.plan, self.base, self.tables_by_level[level])
-            self._adapt(words.GEARNN, self.plan, level, chosen, tested)
+            self._adapt(solutions.GEARNN, self.plan, level, chosen, tested)
             if "paper_recipe" in wanted and self.plan.partial is not None:
-                self._adapt(words.PAPER_RECIPE, as_in_paper, level, chosen)
+                self._adapt(solutions.PAPER_RECIPE, as_in_paper, level, chosen)
             if "batchnorm" in wanted:
                 norms = baselines.select_batchnorms.submit(plain, self.base, level)
-                self._adapt(words.BATCHNORM, plain, level, norms)
+                self._adapt(solutions.BATCHNORM, plain, level, norms)
             if "last_layers" in wanted:
-                self._adapt(words.LAST_LAYERS, plain, level, baselines.select_last.submit(plain, self.base, level))
+                self._adapt(solutions.LAST_LAYERS, plain, level, baselines.select_last.submit(plain, self.base, level))
             if "reestimated" in wanted and self.is_first:  # no seed decides about it
                 found = baselines.reestimate_statistics.submit(self.plan, self.base, self.data, level)
-                self._enter(words.REESTIMATED, level, found)
+                self._enter(solutions.REESTIMATED, level, found)
 
     def bounds(self) -> None:
         """GearNN under other bounds; the plan's own is there already."""
@@ -98,17 +101,17 @@ class Seed:
                 continue
             for level in spec.levels or self.levels[:1]:
                 chosen = choose_layers.submit(plan, self.base, self.tables_by_level[level])
-                self._adapt(words.GEARNN, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
+                self._adapt(solutions.GEARNN, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
 
     def frequency_maps(self) -> dict[str, Any]:
         """Frequency responses of the base, and of full, partial and mixed training, by what they are."""
         spec, maps = self.plan.benchmark.frequency, {}
         if spec is None:
             return maps
-        wanted = {words.SWITCHING, words.GEARNN, words.MIXED}
+        wanted = {solutions.SWITCHING, solutions.GEARNN, solutions.MIXED}
         trained = (*(spec.levels or self.levels[:1]), baselines.MIXED)
         shown = [c for c in self.contestants if c.solution in wanted and c.trained in trained and not c.setting]
-        asked = [(words.ORIGINAL, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
+        asked = [(solutions.ORIGINAL, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
         for block in (8, 0) if spec.whole_frames else (8,):
             for solution, level, result in asked:
                 common = self.plan, self.base, self.data, solution, level
@@ -124,7 +127,7 @@ class Seed:
     ) -> None:
         """Enter an adaptor with all that it rests on, in order, so that the reason of a failure is the first one."""
         before = [self.fulls[level], chosen]
-        if solution not in (words.BATCHNORM, words.LAST_LAYERS):  # their layers need no sensitivities
+        if solution not in (solutions.BATCHNORM, solutions.LAST_LAYERS):  # their layers need no sensitivities
             before = [self.fulls[PRISTINE], self.fulls[level], self.tables_by_level[level], chosen]
         adaptor = partial_finetune.submit(plan, self.base, self.data, level, chosen, self.fulls[level])
         self.contestants.append(Contestant(plan, solution, level, (*before, adaptor), tested or (level,), setting))

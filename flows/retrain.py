@@ -7,16 +7,16 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.adapt import adapt
-from flows.notify import HOOKS
+from flows.running.notify import HOOKS
 from gearnn.errors import LevelsFailedError
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from tasks.compare import compare
 from tasks.progress import stopping_work
 from tasks.records import Finding, Registered, Retrained
-from tasks.register import register_gearbox
-from tasks.retrain import archive_level, read_plans, restore_level
-from tasks.retrain_report import publish_findings, publish_registered
+from tasks.registering.register import register_gearbox
+from tasks.retraining.compare import compare
+from tasks.retraining.report import publish_findings, publish_registered
+from tasks.retraining.retrain import archive_level, read_plans, restore_level
 
 TO_BE_MADE = ("missing", "changed", "undecided")
 """States of levels for which the plan is run; what is stored of them is not done again."""

@@ -4,19 +4,19 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.notify import HOOKS
-from flows.runner import PlannedTaskRunner
-from gearnn import vocabulary as words
+from flows.running.notify import HOOKS
+from flows.running.runner import PlannedTaskRunner
 from gearnn.errors import PlanError
+from gearnn.evaluation import solutions
 from gearnn.levels import PRISTINE
 from gearnn.plan import Plan
-from tasks.base import export_base, output_of, prepare_base
-from tasks.data import check_data
-from tasks.evaluate import evaluate_solution
-from tasks.preflight import preflight
+from tasks.adapting.base import export_base, output_of, prepare_base
+from tasks.adapting.data import check_data
+from tasks.adapting.evaluate import evaluate_solution
+from tasks.adapting.preflight import preflight
 from tasks.progress import stopping_work
 from tasks.records import Base, Data, Score, TrainedBase
-from tasks.register import register_base
+from tasks.registering.register import register_base
 
 
 @flow(name="train-base", flow_run_name="train base {plan.registered_base}", task_runner=PlannedTaskRunner(), **HOOKS)
@@ -39,7 +39,7 @@ def train_base(plan: Plan, output: str | None = None) -> TrainedBase:
     preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
-    score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, words.BASE, None).result()
+    score: Score = evaluate_solution.submit(plan, base, data, PRISTINE, solutions.BASE, None).result()
     registered = register_base(plan, base, data)
     if output is not None:
         export_base(plan, base, Path(output))

@@ -1,21 +1,28 @@
 """GearNN: one base network in memory, and a tiny adaptor for every level of input distortion.
 
-Reading order, by section of the paper (Xie and Kim, "Partial Weight Adaptation for Robust DNN
-Inference", CVPR 2020):
+The files of this folder are the paper; read them by section (Xie and Kim, "Partial Weight Adaptation for
+Robust DNN Inference", CVPR 2020):
 
-- 3.1: :mod:`gearnn.frequency`
 - 3.2.1, Eq. 1: :mod:`gearnn.layers`, :mod:`gearnn.sensitivity`
-- 3.2.2, Eq. 2: :mod:`gearnn.knapsack`
-- Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.finetune` and :mod:`gearnn.adaptor`
-- 3.3, online: :mod:`gearnn.gearbox`, with :mod:`gearnn.distortions` to sense levels
-- 4.1 networks, data and scores: :mod:`gearnn.models`, :mod:`gearnn.datasets`, :mod:`gearnn.metrics`
-- 4.2 benchmark solutions: :mod:`gearnn.baselines`, :mod:`gearnn.objectives`, :mod:`gearnn.datasets.mixture`
-- 4.3 distortions: :mod:`gearnn.levels`, :mod:`gearnn.distortions`
-- 5 experiments, Table 1: :mod:`gearnn.results`, :mod:`gearnn.memory`, :mod:`gearnn.figures`
+- 3.2.2, Eq. 2: :mod:`gearnn.knapsack`, with :mod:`gearnn.knapsack_proof`
+- Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.recipe`, :mod:`gearnn.objectives`,
+  :mod:`gearnn.finetune` and its :mod:`gearnn.finetune_job`, :mod:`gearnn.evaluate`, and
+  :mod:`gearnn.adaptor` with :mod:`gearnn.adaptor_facts`
+- 3.3, online: :mod:`gearnn.gearbox`
+- 4.3 distortion levels: :mod:`gearnn.levels`
 
-What a user writes is :mod:`gearnn.plan`; where results go are :mod:`gearnn.storage`,
-:mod:`gearnn.tracking` and :mod:`gearnn.registry`. The library knows no Prefect; names below are
-imported when they are first used, so that ``import gearnn`` is quick.
+Its rooms hold what the paper needs:
+
+- ``distortions``: what levels do to frames, and how they are sensed (4.3)
+- ``gears``: how adaptors are held, checked and chosen, and how frames run (3.3)
+- ``models``, ``datasets``, ``metrics``, ``problems``: networks, data, scores, and tasks on frames (4.1)
+- ``evaluation``: other solutions (4.2), frequencies (3.1), tables and figures (5, Table 1)
+- ``streams``: frames as they arrive over a network
+- ``machine``: device, precision, random numbers, slots, copies in memory
+- ``plan``: what a user writes; ``store``: where results go; ``registry``: what is registered, in MLflow
+
+The library knows no Prefect; names below are imported when they are first used, so that ``import gearnn``
+is quick.
 """
 
 from importlib import import_module

@@ -19,18 +19,10 @@ from torch import Tensor, nn
 from gearnn.adaptor_facts import flaw_of, flaw_of_header, lost_by_rounding
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
-from gearnn.files import written_whole
-from gearnn.layers import (
-    BatchNormStatistics,
-    Layer,
-    aliases,
-    fingerprint,
-    statistics_of,
-    stored_tensors,
-    unusable,
-)
+from gearnn.layers import BatchNormStatistics, Layer, aliases, fingerprint, statistics_of, stored_tensors, unusable
 from gearnn.levels import DistortionLevel
-from gearnn.sharing import like, sharing_copy, under_first_names
+from gearnn.machine.sharing import like, sharing_copy, under_first_names
+from gearnn.store.files import written_whole
 
 FORMAT_VERSION = "1"
 _HEADER = "gearnn.adaptor"
@@ -211,7 +203,7 @@ class Adaptor:
         Args:
             base: stays as it is.
             base_fingerprint: as for :meth:`check`.
-            share_modules: see :func:`gearnn.sharing.sharing_copy`.
+            share_modules: see :func:`gearnn.machine.sharing.sharing_copy`.
             apart: names of further tensors that are not shared.
         """
         self.check(base, base_fingerprint)

@@ -13,27 +13,21 @@ from pathlib import Path
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.compute import Compute
 from gearnn.datasets import check_frames
 from gearnn.errors import GearNNError, PlanError
 from gearnn.finetune import Progress, Samples, finetune
 from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.objectives import distilled_loss
-from gearnn.outputs import Outputs
 from gearnn.plan import Plan
-from gearnn.preflight import check_bound, check_levels, check_network, check_sizes
-from gearnn.problem import Problem
+from gearnn.plan.preflight import check_bound, check_levels, check_network, check_sizes
+from gearnn.plan.resolve import calibration_of, compute_of, open_base, problem_of, samples_of
+from gearnn.problems.problem import Problem
 from gearnn.recipe import Recipe
-from gearnn.resolve import (
-    calibration_of,
-    compute_of,
-    open_base,
-    problem_of,
-    samples_of,
-)
 from gearnn.sensitivity import weight_change
+from gearnn.store.outputs import Outputs
 
 
 def adapt_level(

@@ -5,9 +5,9 @@ from typing import Any
 from torch import inference_mode, nn
 from torch.utils.data import DataLoader
 
-from gearnn.compute import Compute
 from gearnn.finetune import Samples, reading_ahead
-from gearnn.problem import Problem, Score
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import Problem, Score
 
 
 @inference_mode()
@@ -24,7 +24,7 @@ def evaluate(
 
     Args:
         model: the network; it stays as and where it is. What runs is a copy that shares its weights, or the network
-            itself where it cannot be copied, see :meth:`gearnn.compute.Compute.reading`.
+            itself where it cannot be copied, see :meth:`gearnn.machine.compute.Compute.reading`.
         samples: frames with truth, in order; a batch holds frames of one size.
         problem: how to predict and to score.
         batch_size: frames a forward pass.

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from gearnn.compute import Compute, own_copy
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, DivergedError, PlanError
-from gearnn.job import Job, moving_statistics
+from gearnn.finetune_job import Job, moving_statistics
 from gearnn.layers import BatchNormStatistics, Layer, check_finite
-from gearnn.problem import Problem, teaches
-from gearnn.randomness import own_stream
+from gearnn.machine.compute import Compute, own_copy
+from gearnn.machine.randomness import own_stream
+from gearnn.problems.problem import Problem, teaches
 from gearnn.recipe import Recipe, clip_gradients, learning_rate, make_optimizer, set_rate
 
 _LOGGER = logging.getLogger("gearnn")
@@ -128,7 +128,7 @@ def finetune(
         DataError: there are no frames.
         CheckpointError: the base has NaN, infinity, or values beyond float32's range.
         PlanError: nothing in the network, or in the layers, can learn, or the loss depends on none of it; or the
-            network cannot be copied, see :func:`gearnn.compute.own_copy`.
+            network cannot be copied, see :func:`gearnn.machine.compute.own_copy`.
     """
     if len(samples) == 0:
         raise DataError("fine-tuning: expected at least one training frame, but got none")

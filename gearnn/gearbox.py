@@ -1,7 +1,7 @@
 """The online part (section 3.3): one base in memory, every level's adaptor beside it.
 
-How the gears are held is in :mod:`gearnn.gears`, which gear a frame gets in :mod:`gearnn.choice`, and
-how frames run in :mod:`gearnn.inference`; this is where they meet.
+How the gears are held is in :mod:`gearnn.gears`, which gear a frame gets in :mod:`gearnn.gears.choice`, and
+how frames run in :mod:`gearnn.gears.inference`; this is where they meet.
 """
 
 import logging
@@ -13,17 +13,21 @@ from typing import Any
 from torch import Tensor, inference_mode, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.choice import Policy, Steady
-from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.distortions import Received, Sensed, Sensor, nearest
 from gearnn.errors import DataError, GearError, GearNNError
-from gearnn.gears import Example, Gears, Hold, InPlace, Views, check, check_values, examples, first_taken, why_not_apart
-from gearnn.inference import Frame, Hint, Inference, infer, predict
+from gearnn.evaluation.memory import Held, held_by
+from gearnn.gears.checking import check, check_values, first_taken, why_not_apart
+from gearnn.gears.choice import Policy, Steady
+from gearnn.gears.examples import Example, examples
+from gearnn.gears.holding import Gears, Hold
+from gearnn.gears.in_place import InPlace
+from gearnn.gears.inference import Frame, Hint, Inference, infer, predict
+from gearnn.gears.views import Views
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
-from gearnn.memory import Held, held_by
-from gearnn.problem import Problem
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import Problem
 
 __all__ = ["GearBox", "Inference"]
 
@@ -299,7 +303,7 @@ class GearBox:
         return infer(self, frames, hints, trust_hint=trust_level, policy=policy or Policy(), steady=steady)
 
     def predict(self, samples: Sequence[Sample], levels: Sequence[DistortionLevel]) -> list[Any]:
-        """Predictions of decoded frames at levels that are known; see :func:`gearnn.inference.predict`."""
+        """Predictions of decoded frames at levels that are known; see :func:`gearnn.gears.inference.predict`."""
         return predict(self, samples, levels)
 
     def compile(self, **options: Any) -> None:

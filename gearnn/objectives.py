@@ -1,7 +1,7 @@
 """What is minimised besides the base's own loss: stability training, and distillation.
 
 Both compare predictions with predictions, so both need a problem that classifies pixels or frames:
-:class:`gearnn.problem.Classifying`.
+:class:`gearnn.problems.problem.Classifying`.
 """
 
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gearnn.compute import Compute
 from gearnn.errors import PlanError
 from gearnn.finetune import Loss
-from gearnn.problem import Classifying, Problem
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import Classifying, Problem
 
 
 def stability_loss(problem: Problem, *, alpha: float, sigma: float) -> Loss:

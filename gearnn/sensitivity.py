@@ -10,7 +10,7 @@ from torch import nn
 
 from gearnn.errors import CheckpointError
 from gearnn.layers import BatchNormStatistics, Granularity, layers_of, unusable
-from gearnn.tables import read_parquet, schema_of, write_parquet
+from gearnn.store.tables import read_parquet, schema_of, write_parquet
 
 CHANGE_THRESHOLD = 2e-4
 """Above this absolute change a weight counts as changed (section 3.2.1)."""

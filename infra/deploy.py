@@ -15,9 +15,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
-from flows.deployments import prefect_api
-from gearnn.documents import read_yaml
+from flows.running.deployments import prefect_api
 from gearnn.errors import PlanError, ServerError
+from gearnn.plan.documents import read_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")

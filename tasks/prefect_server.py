@@ -16,9 +16,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from gearnn.addresses import shown
 from gearnn.errors import ServerError
-from gearnn.servers import check_version, one_line, series
+from gearnn.registry.servers import check_version, one_line, series
+from gearnn.store.addresses import shown
 
 AT_LEAST = "3.8"
 """The oldest Prefect server, as for its client in pyproject.toml; Prefect itself asks for the same major version."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gearnn.storage import Ref
+from gearnn.store.storage import Ref
 
 
 class Record(BaseModel):
@@ -121,7 +121,7 @@ class Score(Record):
     """How good one solution is at one level.
 
     Attributes:
-        solution: one of :data:`gearnn.vocabulary.SOLUTIONS`.
+        solution: one of :data:`gearnn.evaluation.solutions.SOLUTIONS`.
         level: of the frames it was scored on.
         figure: name of the primary figure, such as ``miou``.
         values: role of a split -> figure, in percent.
@@ -205,7 +205,7 @@ class Entrant(Record):
     """A trained solution of a benchmark, or one that could not be trained.
 
     Attributes:
-        solution: one of :data:`gearnn.vocabulary.BENCHMARKED`.
+        solution: one of :data:`gearnn.evaluation.solutions.BENCHMARKED`.
         setting: what tells it from others of the same name, such as ``alpha=2, sigma=0.1``; else empty.
         trained: level of its training frames; ``mixed``, ``pristine``, or empty for the base.
         seed: of its fine-tune.

@@ -19,10 +19,10 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from gearnn.errors import StoreError
+from gearnn.machine.slots import leased
 from gearnn.plan import Plan
-from gearnn.resolve import compute_of
-from gearnn.slots import leased
-from gearnn.storage import Store, digest_of
+from gearnn.plan.resolve import compute_of
+from gearnn.store.storage import Store, digest_of
 from tasks.progress import logger_here, step_done, stop_if_asked
 from tasks.records import Record
 

@@ -24,16 +24,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, open_split
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import Received, Reference, encode, h264, kind_of, sense, video
 from gearnn.finetune import _choose_weights, _step, finetune
-from gearnn.job import Job
+from gearnn.finetune_job import Job
 from gearnn.layers import Layer
 from gearnn.levels import DistortionLevel, expand_levels
+from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
 from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from gearnn import vocabulary as words
-from gearnn.figures import save
+from gearnn.evaluation import solutions
+from gearnn.evaluation.figures import save
+from gearnn.evaluation.memory import memory_table
+from gearnn.evaluation.report import write_report
 from gearnn.layers import layers_of
-from gearnn.memory import memory_table
 from gearnn.models import load_model
 from gearnn.plan import Plan
-from gearnn.report import write_report
-from gearnn.storage import Ref
-from tasks.benchmark_figures import Findings, draw
-from tasks.benchmark_report import compose
+from gearnn.store.storage import Ref
+from tasks.benchmarking.figures import Findings, draw
+from tasks.benchmarking.report import compose
 from tasks.records import Base, Data
 from tests.conftest import REPOSITORY
-from tests.test_results import row
+from tests.evaluation.test_results import row
 
 PLAN = {
     "base": {"name": "drn_d_22", "num_classes": 11, "train": {}},
@@ -40,17 +40,17 @@ def findings() -> Findings:
     plan = Plan.read(PLAN, source="bench")
     rows = [
         row(solution, level, float(50 + 5 * random.random()), seed=seed, run_id="0" * 32)
-        for solution in words.BENCHMARKED
+        for solution in solutions.BENCHMARKED
         for level in plan.levels
         for seed in (0, 1)
     ]
     rows += [
-        row(words.GEARNN, tested, 50.0, level_trained=own)
+        row(solutions.GEARNN, tested, 50.0, level_trained=own)
         for own in plan.levels[:-1]
         for tested in plan.levels
         if own != tested
     ]
-    rows += [row(words.GEARNN, "jpeg:quality=10", 51.0, setting=f"bound={b} %", num_values=b) for b in (1, 2, 3, 4)]
+    rows += [row(solutions.GEARNN, "jpeg:quality=10", 51.0, setting=f"bound={b} %", num_values=b) for b in (1, 2, 3, 4)]
     layers = layers_of(load_model("drn_d_22", 11))
     table = pd.DataFrame(
         {
@@ -63,8 +63,8 @@ def findings() -> Findings:
         }
     )
     picture = random.integers(0, 255, (45, 60, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)  # textured as a mask is
-    titles = ("frame", "truth", words.ORIGINAL, words.GEARNN, words.SWITCHING)
-    maps = {name: random.random((3, 8, 8)) + 0.1 for name in (words.ORIGINAL, words.MIXED, words.GEARNN)}
+    titles = ("frame", "truth", solutions.ORIGINAL, solutions.GEARNN, solutions.SWITCHING)
+    maps = {name: random.random((3, 8, 8)) + 0.1 for name in (solutions.ORIGINAL, solutions.MIXED, solutions.GEARNN)}
     return Findings(
         plan=plan,
         base=Base(weights=Ref(uri="objects/x", sha256="x", size=1), fingerprint="f", num_values=15_900_987),
@@ -73,7 +73,7 @@ def findings() -> Findings:
         sensitivities=dict.fromkeys(plan.levels[:-1], table),
         responses=maps,
         whole_responses={name: random.random((3, 360, 480)) + 0.1 for name in maps},
-        memory=memory_table(15_900_987, 31_801, 9, dict.fromkeys(words.BENCHMARKED, (1, 1, 1))),
+        memory=memory_table(15_900_987, 31_801, 9, dict.fromkeys(solutions.BENCHMARKED, (1, 1, 1))),
         examples=[{level: dict.fromkeys(titles, picture) for level in plan.levels[:4]}] * 2,
         run_id="0" * 32,
         failures=(),

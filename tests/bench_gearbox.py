@@ -25,14 +25,14 @@ from gearnn.adaptor import Adaptor
 from gearnn.datasets import Camera
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import encode
+from gearnn.evaluation.memory import resident_bytes
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
+from gearnn.gears.holding import Hold
 from gearnn.knapsack import select_layers
 from gearnn.layers import Layer, fingerprint, layers_of
 from gearnn.levels import DistortionLevel
-from gearnn.memory import resident_bytes
 from gearnn.models import load_model, save_checkpoint
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 
 PROBLEM = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 Measured = tuple[float, str]

@@ -15,16 +15,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, Sample, open_split, with_truth
 from gearnn.datasets.streets import Streets
 from gearnn.evaluate import evaluate
 from gearnn.finetune import _step
-from gearnn.job import Job
+from gearnn.finetune_job import Job
+from gearnn.machine.compute import Compute
+from gearnn.machine.randomness import own_stream
 from gearnn.models import build_model
-from gearnn.problem import InstanceSegmentation
 from gearnn.problems.instances import Frames
-from gearnn.randomness import own_stream
+from gearnn.problems.problem import InstanceSegmentation
 from gearnn.recipe import Recipe, make_optimizer
 from tests.conftest import SHARED
 

@@ -11,7 +11,7 @@ from functools import cache
 from prefect import flow, task
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.runner import start
+from flows.running.runner import start
 from gearnn.plan import Plan
 
 TASKS, ROUNDS = 8, 1000

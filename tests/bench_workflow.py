@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from tests.servers import services
+from tests.shared.servers import services
 
 NUM_PLANS, LEVELS_OF_A_PLAN = 10, 20
 NUM_LAYERS, FEW_LEVELS, MANY_LEVELS = 500, 100, 1000
@@ -78,18 +78,19 @@ def nothing_to_do() -> tuple[float, str]:
 
 def _register_plans(folder: Path) -> None:
     """Plans with bases of their own, and a version for each of their levels that was made from what they want."""
-    from gearnn import registry, tracking
-    from gearnn import vocabulary as words
+    from gearnn import registry
     from gearnn.adaptor import Adaptor
-    from gearnn.description import BaseDescription
     from gearnn.layers import layers_of
     from gearnn.models import load_model, save_checkpoint
     from gearnn.plan import Plan
-    from gearnn.storage import Store
-    from tasks.base import prepare_base, problem_for
-    from tasks.data import digests_of
-    from tasks.ingredients import ingredients_of
+    from gearnn.registry import runs
+    from gearnn.registry.description import BaseDescription
+    from gearnn.registry.names import TAG_MADE_FROM
+    from gearnn.store.storage import Store
+    from tasks.adapting.base import prepare_base, problem_for
+    from tasks.adapting.data import digests_of
     from tasks.records import Data
+    from tasks.registering.ingredients import ingredients_of
 
     levels = [f"jpeg:quality={5 + index}" for index in range(LEVELS_OF_A_PLAN)]
     for number in range(NUM_PLANS):
@@ -101,8 +102,8 @@ def _register_plans(folder: Path) -> None:
         plan = Plan.load(path)
         data = Data(digests=digests_of(plan), num_frames={})
         base = prepare_base.fn(plan, data)
-        experiment = tracking.experiment_id(plan.registered_base)
-        parent = tracking.plan_run(experiment, "bench", {})
+        experiment = runs.experiment_id(plan.registered_base)
+        parent = runs.plan_run(experiment, "bench", {})
         version = registry.register_base(
             plan.registered_base,
             Store(plan.store).get(base.weights),
@@ -114,11 +115,11 @@ def _register_plans(folder: Path) -> None:
         for level in levels:
             adaptor = Adaptor.extract(network, network, layers_of(network)[-1:], level)
             adaptor.save(folder / "adaptor.safetensors")
-            run, _ = tracking.level_run(experiment, parent, level, f"{number} {level}")
+            run, _ = runs.level_run(experiment, parent, level, f"{number} {level}")
             made_from = json.dumps(ingredients_of(plan, base, data, level))
             made = registry.register_adaptor(
                 version, folder / "adaptor.safetensors", run_id=run, identity=f"{number} {level}",
-                tags={words.TAG_MADE_FROM: made_from}, card="",
+                tags={TAG_MADE_FROM: made_from}, card="",
             )  # fmt: skip
             registry.decided(made.name, made.version, "is champion")
         registry.decided(version.name, version.version, "is champion")
@@ -194,5 +195,5 @@ def _untrained() -> Iterator[None]:
                     value += 1e-3 * torch.randn(value.shape, generator=generator)
         return FineTuned(model=model, epoch_losses=(1.0,))
 
-    with patch("tasks.finetune.finetune", noise), patch("tasks.base.finetune", noise):
+    with patch("tasks.adapting.finetune.finetune", noise), patch("tasks.adapting.base.finetune", noise):
         yield

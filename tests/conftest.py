@@ -14,12 +14,12 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 
 if TYPE_CHECKING:
     from infra.services import Services
@@ -47,7 +47,7 @@ if str(ARITHMETIC) not in INHERITED:
 
 def pytest_configure() -> None:
     """Compute as the environment says, in this process as in those that tests start."""
-    from gearnn import compute
+    from gearnn.machine import compute
     from tests.arithmetic import sitecustomize
 
     if str(ARITHMETIC) in INHERITED:
@@ -117,7 +117,7 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Services"]:
     """Real servers, started once; who ends one of them has to resume it."""
-    from tests.servers import services as running_services
+    from tests.shared.servers import services as running_services
 
     with running_services(tmp_path_factory.mktemp("services")) as running:
         yield running

@@ -15,14 +15,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, Sample, open_split
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import decode, encode, sense
 from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from tests.conftest import SHARED
 
 FIRST, LAST = (5, 10, 20, 30, 50, 70, 90), (30, 50, 70, 90, 95)

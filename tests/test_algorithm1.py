@@ -9,12 +9,12 @@ from torch import nn
 from gearnn import algorithm1
 from gearnn.adaptor import Adaptor
 from gearnn.algorithm1 import adapt_level
-from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.layers import charged_once, layers_of, model_size, named
+from gearnn.machine.compute import Compute
 from gearnn.models import load_model, save_checkpoint
 from gearnn.plan import Plan
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=4, lr=0.01)

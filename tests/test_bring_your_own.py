@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
 from gearnn.algorithm1 import adapt_level
-from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.errors import AdaptorError
 from gearnn.finetune import finetune
 from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint, layers_of, model_size, named
+from gearnn.machine.compute import Compute
 from gearnn.models import build_model
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
-from tests.nets import Zoo
+from tests.shared.nets import Zoo
 
 RECIPE = Recipe(epochs=1, batch_size=5, lr=0.05, clip=1.0)
 LAYERS = [layer.name for layer in layers_of(Zoo(9))]
@@ -29,7 +29,7 @@ LAYERS = [layer.name for layer in layers_of(Zoo(9))]
 @pytest.fixture
 def zoo() -> nn.Module:
     torch.manual_seed(0)
-    return build_model("tests.nets:zoo", 9)
+    return build_model("tests.shared.nets:zoo", 9)
 
 
 def outputs(model: nn.Module) -> Tensor:
@@ -103,6 +103,8 @@ def test_an_adaptor_of_one_network_never_loads_on_another(
         adaptor.apply(other)
     assert fingerprint(zoo)[:16] in str(refused.value)
     assert fingerprint(other)[:16] in str(refused.value)
-    renamed = dataclasses.replace(adaptor, base_fingerprint=fingerprint(build_model("tests.nets:zoo", 9, {"width": 4})))
+    renamed = dataclasses.replace(
+        adaptor, base_fingerprint=fingerprint(build_model("tests.shared.nets:zoo", 9, {"width": 4}))
+    )
     with pytest.raises(AdaptorError, match=r"expected .* of shape .*, but got"):
-        renamed.apply(build_model("tests.nets:zoo", 9, {"width": 4}), renamed.base_fingerprint)
+        renamed.apply(build_model("tests.shared.nets:zoo", 9, {"width": 4}), renamed.base_fingerprint)

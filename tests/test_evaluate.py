@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.errors import PlanError
 from gearnn.evaluate import evaluate
 from gearnn.gearbox import GearBox
 from gearnn.layers import layers_of
-from gearnn.problem import SemanticSegmentation
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import SemanticSegmentation
 
 
 def test_the_score_is_that_of_every_frame(

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset, Sample
 from gearnn.errors import CheckpointError, DataError, DivergedError, PlanError
 from gearnn.finetune import Progress, finetune
 from gearnn.layers import fingerprint, layers_of, named
+from gearnn.machine.compute import Compute
 from gearnn.objectives import stability_loss
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, learning_rate
 from gearnn.sensitivity import weight_change

@@ -11,16 +11,17 @@ from PIL import Image
 from torch import nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.choice import Policy, Steady
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.frames import Sample
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import calibrate, decode, encode, needs_calibration
 from gearnn.errors import AdaptorError, DataError, GearError, PlanError, SenseError
 from gearnn.gearbox import GearBox, Inference
-from gearnn.gears import Hold, InPlace
+from gearnn.gears.choice import Policy, Steady
+from gearnn.gears.holding import Hold
+from gearnn.gears.in_place import InPlace
 from gearnn.levels import DistortionLevel
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from tests.conftest import TinyNet
 from tests.distortions.test_h264 import strip

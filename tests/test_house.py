@@ -18,13 +18,13 @@ ONLY = {
         "gearnn/registry/loading.py",
         "gearnn/registry/logged.py",
         "gearnn/registry/versions.py",
-        "gearnn/servers.py",
-        "gearnn/tracking.py",
+        "gearnn/registry/servers.py",
+        "gearnn/registry/runs.py",
     },
     "pulp": {"gearnn/knapsack.py"},
-    "pydantic": {"gearnn/plan.py", "gearnn/sections.py", "tasks/records.py"},
-    "matplotlib": {"gearnn/figures.py", "gearnn/streams/figure.py"},
-    "boto3": {"gearnn/bucket.py"},
+    "pydantic": {"gearnn/plan/plan.py", "gearnn/plan/sections.py", "tasks/records.py"},
+    "matplotlib": {"gearnn/evaluation/figures.py", "gearnn/streams/figure.py"},
+    "boto3": {"gearnn/store/bucket.py"},
     "av": {"gearnn/distortions/video.py"},  # gearnn/streams/media.py has it from there
     "mpegdash": {"gearnn/streams/dash.py"},
 }

@@ -85,7 +85,7 @@ def test_a_half_precision_file_has_the_fingerprint_of_its_values(tiny: nn.Module
 
 
 def test_layers_of_every_kind_are_candidates() -> None:
-    model = build_model("tests.nets:zoo", 5)
+    model = build_model("tests.shared.nets:zoo", 5)
     layers = {layer.name: layer for layer in layers_of(model, batchnorm_statistics="selected")}
     kinds = {name: layer.kind for name, layer in layers.items()}
     assert kinds == {
@@ -119,7 +119,7 @@ def test_layers_of_every_kind_are_candidates() -> None:
 
 
 def test_statistics_of_a_batchnorm_with_fixed_weights_are_fixed_too() -> None:
-    model = build_model("tests.nets:zoo", 5)
+    model = build_model("tests.shared.nets:zoo", 5)
     model.batchnorm.requires_grad_(False)
     assert "batchnorm" not in [layer.name for layer in layers_of(model)]
     assert set(statistics_of(model)) == {"instancenorm.running_mean", "instancenorm.running_var"}

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gearnn.compute import Compute
 from gearnn.datasets import DistortedDataset
 from gearnn.errors import PlanError
 from gearnn.finetune import finetune
+from gearnn.machine.compute import Compute
 from gearnn.objectives import check_classifies, distilled_loss, stability_loss
-from gearnn.problem import Classification, InstanceSegmentation, SemanticSegmentation
+from gearnn.problems.problem import Classification, InstanceSegmentation, SemanticSegmentation
 from gearnn.recipe import Recipe
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, Sample
 from gearnn.datasets.camvid import open_camvid
 from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 
 pytestmark = pytest.mark.data
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from gearnn.adaptor import Adaptor
 from gearnn.errors import GearNNError
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
+from gearnn.gears.holding import Hold
 from gearnn.layers import Layer, fingerprint, layers_of
 from gearnn.levels import DistortionLevel
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gearnn.bucket import is_remote
-from gearnn.copies import fetch_folder
 from gearnn.datasets import camvid, cityscapes, class_folders, folder, pennfudan
 from gearnn.datasets.distorted import DistortedDataset
 from gearnn.datasets.frames import Camera, FrameDataset, Sample
@@ -13,6 +11,8 @@ from gearnn.datasets.instances import Instances
 from gearnn.datasets.streets import Streets
 from gearnn.datasets.truth import check_frames, with_truth
 from gearnn.errors import DataError
+from gearnn.store.bucket import is_remote
+from gearnn.store.copies import fetch_folder
 
 __all__ = [
     "Camera",

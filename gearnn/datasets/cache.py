@@ -18,8 +18,8 @@ from gearnn.datasets.distorted import DistortedDataset
 from gearnn.datasets.frames import FrameDataset
 from gearnn.distortions import encode_clip, sees_clips
 from gearnn.errors import InputError, StoreError
-from gearnn.files import Usage, inside, remove_folder, usage_of, write_together
 from gearnn.levels import DistortionLevel
+from gearnn.store.files import Usage, inside, remove_folder, usage_of, write_together
 
 _CHUNK = 8
 _WORTH_A_POOL = 64

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gearnn.datasets.frames import FrameDataset, Sample
 from gearnn.distortions import codec_version, decode, encode_clip, sees_clips, suffix_of
-from gearnn.files import written_whole
 from gearnn.levels import DistortionLevel
+from gearnn.store.files import written_whole
 
 _DIGITS = 32
 """Of a file's sha256 in its name."""

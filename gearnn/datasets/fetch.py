@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from gearnn.addresses import shown
 from gearnn.datasets import pennfudan
 from gearnn.errors import DataError
-from gearnn.files import digest_of_file, inside, telling_of_disks
+from gearnn.store.addresses import shown
+from gearnn.store.files import digest_of_file, inside, telling_of_disks
 
 ADVICE = {
     "camvid": "GearNN may not pass CamVid on; put the SegNet tutorial's folders (train, trainannot, val, valannot) "

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.compute import own_copy
 from gearnn.errors import GearError
 from gearnn.gears.examples import Example
 from gearnn.gears.holding import Gears
 from gearnn.gears.nested import leaves
 from gearnn.layers import stored_tensors
 from gearnn.levels import DistortionLevel
-from gearnn.sharing import deep_copy, under_first_names
+from gearnn.machine.compute import own_copy
+from gearnn.machine.sharing import deep_copy, under_first_names
 
 Adaptors = Mapping[DistortionLevel, Adaptor]
 Make = Callable[[nn.Module, Adaptors, Sequence[str]], Gears]

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.gears.nested import mapped
-from gearnn.problem import Problem
-from gearnn.randomness import own_stream
+from gearnn.machine.compute import Compute
+from gearnn.machine.randomness import own_stream
+from gearnn.problems.problem import Problem
 
 _SIDES = 64, 224, 32, 28, 16, 8, 48, 96, 112, 128, 160, 192, 256, 299, 384, *range(4, 64)
 """Of the frames that are tried, in pixels: usual ones, then small ones, for networks that take a single size."""

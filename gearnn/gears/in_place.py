@@ -24,7 +24,7 @@ from gearnn.errors import GearError
 from gearnn.gears.mixed import MixedBatches
 from gearnn.layers import aliases, stored_tensors
 from gearnn.levels import DistortionLevel
-from gearnn.sharing import sharing_copy, under_first_names
+from gearnn.machine.sharing import sharing_copy, under_first_names
 
 _ALIGNMENT = 64  # bytes; what vector instructions and oneDNN like
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gearnn.errors import CheckpointError
-from gearnn.files import placed_whole
 from gearnn.layers import check_finite
+from gearnn.store.files import placed_whole
 
 _SAFETENSORS_SUFFIX = ".safetensors"
 _WEIGHTS = ("state_dict", "model_state_dict", "model")

@@ -1,1 +1,1 @@
-"""What differs between tasks on frames: one file a problem, all behind :class:`gearnn.problem.Problem`."""
+"""What differs between tasks on frames: one file a problem, all behind :class:`gearnn.problems.problem.Problem`."""

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, PlanError
+from gearnn.machine.compute import Compute
 from gearnn.metrics import ClassificationScore
 from gearnn.problems.answer import Answer
 from gearnn.problems.pixels import Channels, denormalised, normalised, renormalised
@@ -70,7 +70,7 @@ class Classification:
         return Sample(image=mirrored, target=sample.target, name=sample.name)
 
     def collate(self, samples: Sequence[Sample]) -> LabelledFrames:
-        """See :meth:`gearnn.problem.Problem.collate`.
+        """See :meth:`gearnn.problems.problem.Problem.collate`.
 
         Raises:
             DataError: the frames differ in size, and there is no ``size``.

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from gearnn.colours import overlay
-from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.datasets.instances import Instances
 from gearnn.errors import DataError, PlanError
+from gearnn.machine.compute import Compute
 from gearnn.metrics import Detections, InstanceScore
 from gearnn.problems.answer import Answer
+from gearnn.problems.colours import overlay
 
 _OUTPUTS = ("boxes", "labels", "scores", "masks")
 _SHOWN = 0.5
@@ -75,7 +75,7 @@ class InstanceSegmentation:
         return Sample(image=mirrored, target=target, name=sample.name)
 
     def collate(self, samples: Sequence[Sample]) -> Frames:
-        """See :meth:`gearnn.problem.Problem.collate`.
+        """See :meth:`gearnn.problems.problem.Problem.collate`.
 
         Raises:
             DataError: instances that a network cannot learn from; the frame is named.

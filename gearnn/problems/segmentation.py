@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from gearnn.colours import overlay
-from gearnn.compute import Compute
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, PlanError
+from gearnn.machine.compute import Compute
 from gearnn.metrics import SegmentationScore
 from gearnn.problems.answer import Answer
+from gearnn.problems.colours import overlay
 from gearnn.problems.pixels import Channels, denormalised, normalised, renormalised
 
 _AUXILIARY = 0.5

@@ -6,12 +6,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gearnn import tracking
-from gearnn import vocabulary as words
-from gearnn.description import read_description
 from gearnn.errors import RegistryError
+from gearnn.registry import runs
+from gearnn.registry.description import read_description
 from gearnn.registry.loading import adaptor_file, download
 from gearnn.registry.logged import fill, identity_of, log_and_register
+from gearnn.registry.names import (
+    CHAMPION,
+    TAG_ADAPTORS,
+    TAG_BASE_FINGERPRINT,
+    TAG_BASE_URI,
+    TAG_IDENTITY,
+    TAG_KIND,
+    TAG_LEVEL,
+    TAG_SHA256,
+)
 from gearnn.registry.once import register_once
 from gearnn.registry.versions import (
     ADAPTORS_FOLDER,
@@ -33,7 +42,7 @@ def gearbox_name(base: str) -> str:
     return f"{base}.gearbox"
 
 
-def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
+def register_gearbox(base: str, alias: str = CHAMPION) -> Version:
     """Register a base with all of its adaptors that carry an alias; the same set is registered once.
 
     The version of the present set gets the same alias. Adaptors of an older version of the base, and
@@ -46,11 +55,11 @@ def register_gearbox(base: str, alias: str = words.CHAMPION) -> Version:
     Raises:
         RegistryError: no such base, or no adaptor that belongs to it.
     """
-    version = by_alias(base, words.CHAMPION)
+    version = by_alias(base, CHAMPION)
     chosen = chosen_for(version, alias)
     if not chosen:
-        raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {tracking.shown_uri()}")
-    identity = identity_of(version.tags[words.TAG_IDENTITY], *sorted(v.tags[words.TAG_SHA256] for v in chosen))
+        raise RegistryError(f"registry: {version.uri} has no adaptor that is {alias} at {runs.shown_uri()}")
+    identity = identity_of(version.tags[TAG_IDENTITY], *sorted(v.tags[TAG_SHA256] for v in chosen))
     name = gearbox_name(base)
     found = register_once(name, identity, lambda: _register(name, version, chosen, identity))
     set_alias(name, alias, found.version)
@@ -63,12 +72,12 @@ def contents(gearbox: Version) -> list[tuple[str, str]]:
     Raises:
         RegistryError: its tags were altered.
     """
-    held = json_of(gearbox.tags[words.TAG_ADAPTORS], f"{gearbox.uri}, tag {words.TAG_ADAPTORS}")
-    uris = {"base": gearbox.tags[words.TAG_BASE_URI], **held}
+    held = json_of(gearbox.tags[TAG_ADAPTORS], f"{gearbox.uri}, tag {TAG_ADAPTORS}")
+    uris = {"base": gearbox.tags[TAG_BASE_URI], **held}
     return [(level, str(uri).removeprefix("models:/")) for level, uri in uris.items()]
 
 
-def chosen_for(base: Version, alias: str = words.CHAMPION) -> list[Version]:
+def chosen_for(base: Version, alias: str = CHAMPION) -> list[Version]:
     """The adaptors of a base's version that carry an alias."""
     found = []
     for name in sorted({v.name for v in adaptors(base.name) if not unknown_level(v)}):
@@ -84,12 +93,12 @@ def _register(name: str, base: Version, chosen: Sequence[Version], identity: str
     files = {BASE_FILE: source / BASE_FILE}
     files |= {f"{ADAPTORS_FOLDER}/{v.name.rpartition('.')[2]}.safetensors": adaptor_file(v) for v in chosen}
     tags = {
-        words.TAG_KIND: "gearbox",
-        words.TAG_BASE_URI: base.uri,
-        words.TAG_BASE_FINGERPRINT: base.tags[words.TAG_BASE_FINGERPRINT],
-        words.TAG_ADAPTORS: json.dumps({v.tags[words.TAG_LEVEL]: v.uri for v in chosen}),
-        words.TAG_SHA256: hashlib.sha256("".join(v.tags[words.TAG_SHA256] for v in chosen).encode()).hexdigest(),
-        words.TAG_IDENTITY: identity,
+        TAG_KIND: "gearbox",
+        TAG_BASE_URI: base.uri,
+        TAG_BASE_FINGERPRINT: base.tags[TAG_BASE_FINGERPRINT],
+        TAG_ADAPTORS: json.dumps({v.tags[TAG_LEVEL]: v.uri for v in chosen}),
+        TAG_SHA256: hashlib.sha256("".join(v.tags[TAG_SHA256] for v in chosen).encode()).hexdigest(),
+        TAG_IDENTITY: identity,
     }
     with tempfile.TemporaryDirectory() as folder:
         data = fill(Path(folder) / "gearbox", files, description)
@@ -100,6 +109,6 @@ def _register(name: str, base: Version, chosen: Sequence[Version], identity: str
 def _text(versions: Sequence[Version]) -> str:
     """What it holds, as a table with links."""
     links = (f"[{v.name} version {v.version}](#/models/{v.name}/versions/{v.version})" for v in versions)
-    levels = (v.tags.get(words.TAG_LEVEL, "base") for v in versions)
+    levels = (v.tags.get(TAG_LEVEL, "base") for v in versions)
     rows = [f"| {level} | {link} |" for level, link in zip(levels, links, strict=True)]
     return "\n".join(["A base with its adaptors, to be served.", "", "| level | version |", "|---|---|", *rows])

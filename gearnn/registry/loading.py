@@ -6,15 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
-from gearnn import tracking
-from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.compute import Compute
-from gearnn.description import DESCRIPTION_FILE, open_description
 from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
-from gearnn.problem import Problem
+from gearnn.gears.holding import Hold
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import Problem
+from gearnn.registry import runs
+from gearnn.registry.description import DESCRIPTION_FILE, open_description
+from gearnn.registry.names import ARCHIVED, CHAMPION, TAG_BASE_URI
 from gearnn.registry.unaltered import check_files, check_weights
 from gearnn.registry.versions import (
     ADAPTOR_FILE,
@@ -40,7 +40,7 @@ def load_base(name: str, version: str | None = None, trust: Collection[str] = ()
         RegistryError: no such version, its weights do not have the registered fingerprint, or it names
             code that is not trusted.
     """
-    found = by_alias(name, words.CHAMPION) if version is None else get_version(name, version)
+    found = by_alias(name, CHAMPION) if version is None else get_version(name, version)
     model, problem, _ = _open_base(found, trust)
     return model, problem, found
 
@@ -74,7 +74,7 @@ def load_gearbox(
     hold: Hold = "views",
 ) -> GearBox:
     """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
-    version = by_alias(base, words.CHAMPION)
+    version = by_alias(base, CHAMPION)
     model, registered_problem, weights = _open_base(version, trust)
     found = adaptors(base, distortion)
     unknown = {v.name: reason for v in found if (reason := unknown_level(v))}
@@ -84,7 +84,7 @@ def load_gearbox(
     for adaptor in chosen:
         if not is_of(adaptor, version):
             raise RegistryError(
-                f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[words.TAG_BASE_URI]}, not {version.uri}; "
+                f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
             )
     return GearBox(
@@ -101,13 +101,13 @@ def _chosen(base: str, distortion: str | None, alias: str, found: Sequence[Versi
     """The version of every level that carries the alias; levels without one are told, retired ones are not."""
     kind = "any distortion" if distortion is None else distortion
     if not found:
-        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {tracking.shown_uri()}")
+        raise RegistryError(f"registry: {base} has no adaptor for {kind} at {runs.shown_uri()}")
     names = {v.name for v in found}
     chosen = {v.name: v for v in found if alias in v.aliases}
-    retired = {v.name for v in found if words.ARCHIVED in v.aliases}
+    retired = {v.name for v in found if ARCHIVED in v.aliases}
     if not chosen:
         raise RegistryError(
-            f"registry: none of the adaptors of {base} for {kind} is {alias} at {tracking.shown_uri()}; "
+            f"registry: none of the adaptors of {base} for {kind} is {alias} at {runs.shown_uri()}; "
             f"`gearnn adaptors` shows why not, and an alias can be set in the MLflow UI"
         )
     for name in sorted(names - chosen.keys() - retired):
@@ -132,7 +132,7 @@ def download(version: Version) -> Path:
     Raises:
         RegistryError: they are not, or there are none.
     """
-    tracking.client()
+    runs.client()
     import mlflow
 
     local = Path(mlflow.artifacts.download_artifacts(version.uri))

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gearnn import tracking
-from gearnn import vocabulary as words
-from gearnn.description import DESCRIPTION_FILE
 from gearnn.errors import RegistryError
-from gearnn.files import digest_of_file, inside
+from gearnn.registry import runs
+from gearnn.registry.description import DESCRIPTION_FILE
+from gearnn.registry.names import FACT_FILES, TAG_LOGGED_MODEL
 from gearnn.registry.versions import IMAGE_COLUMN, PARAMETERS, Version, get_version, insisting
+from gearnn.store.files import digest_of_file, inside
 
 _REQUIREMENTS = ["gearnn", "torch", "safetensors", "pillow"]
 
@@ -32,13 +32,13 @@ def log_and_register(
     Args:
         name: of the registered model.
         kind: name of the logged model.
-        data: the folder, which :mod:`gearnn.serving` loads.
+        data: the folder, which :mod:`gearnn.registry.serving` loads.
         run_id: the run that it belongs to.
         tags: of the version, the logged model and its metadata.
         text: description, Markdown.
         inputs: versions that it was made from, for lineage.
     """
-    client = tracking.client()
+    client = runs.client()
     import mlflow
     from mlflow.entities import LoggedModelInput
     from mlflow.models import ModelSignature
@@ -46,13 +46,13 @@ def log_and_register(
 
     with mlflow.start_run(run_id=run_id):  # log_model takes the run from this thread's active run
         if inputs:
-            models = [LoggedModelInput(v.tags[words.TAG_LOGGED_MODEL]) for v in inputs]
+            models = [LoggedModelInput(v.tags[TAG_LOGGED_MODEL]) for v in inputs]
             insisting(lambda: client.log_inputs(run_id, models=models))
         info = mlflow.pyfunc.log_model(
             name=kind,
-            loader_module="gearnn.serving",
+            loader_module="gearnn.registry.serving",
             data_path=str(data),
-            metadata={**tags, words.FACT_FILES: digests_below(data)},
+            metadata={**tags, FACT_FILES: digests_below(data)},
             pip_requirements=_REQUIREMENTS,
             signature=ModelSignature(
                 inputs=Schema([ColSpec(DataType.binary, IMAGE_COLUMN)]),
@@ -67,7 +67,7 @@ def log_and_register(
             name,
             source=info.model_uri,
             run_id=run_id,
-            tags={**tags, words.TAG_LOGGED_MODEL: info.model_id},
+            tags={**tags, TAG_LOGGED_MODEL: info.model_id},
             description=text,
             model_id=info.model_id,
         )
@@ -77,7 +77,7 @@ def log_and_register(
 
 
 def _ensure_registered_model(name: str) -> None:
-    client = tracking.client()
+    client = runs.client()
     from mlflow.exceptions import MlflowException
 
     if not client.search_registered_models(f"name = '{name}'"):

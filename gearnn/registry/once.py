@@ -7,8 +7,8 @@ finds an older one of the same identity beside its own takes its own back.
 
 from collections.abc import Callable
 
-from gearnn import tracking
-from gearnn import vocabulary as words
+from gearnn.registry import runs
+from gearnn.registry.names import TAG_LOGGED_MODEL
 from gearnn.registry.versions import Version, find, get_version, numbers_of
 
 
@@ -20,7 +20,7 @@ def register_once(name: str, identity: str, register: Callable[[], Version]) -> 
         identity: sha256 of what the version is made from.
         register: logs and creates the version; called only where there is none.
     """
-    with tracking.taking_turns(name):
+    with runs.taking_turns(name):
         return find(name, identity) or _settled(register(), identity)
 
 
@@ -29,7 +29,7 @@ def _settled(mine: Version, identity: str) -> Version:
     first = str(numbers_of(mine.name, identity)[0])
     if first == mine.version:
         return mine
-    server = tracking.client()
+    server = runs.client()
     server.delete_model_version(mine.name, mine.version)
-    server.delete_logged_model(mine.tags[words.TAG_LOGGED_MODEL])
+    server.delete_logged_model(mine.tags[TAG_LOGGED_MODEL])
     return get_version(mine.name, first)

@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from gearnn import tracking
-from gearnn import vocabulary as words
 from gearnn.errors import RegistryError
+from gearnn.registry import runs
+from gearnn.registry.names import (
+    ARCHIVED,
+    CHALLENGER,
+    CHAMPION,
+    TAG_BASE_FINGERPRINT,
+    TAG_BASE_IDENTITY,
+    TAG_DECISION,
+    TAG_LEVEL,
+    TAG_PROMOTE_DATA,
+    TAG_RETIRED,
+)
 from gearnn.registry.versions import (
     Version,
     aliased,
@@ -72,22 +82,22 @@ def promote(
         held: score of the present champion on the candidate's frames, where the recorded one is of others.
     """
     rule = promotion or Promotion()
-    with tracking.taking_turns(f"champion of {candidate.name}"):
+    with runs.taking_turns(f"champion of {candidate.name}"):
         while True:
-            champion = aliased(candidate.name, words.CHAMPION)
+            champion = aliased(candidate.name, CHAMPION)
             if champion is not None and champion.version == candidate.version:
                 return Decision(champion=champion, reason=_IN_USE)
             objection = _objection(candidate, champion, metric, rule, held)
-            if _number(aliased(candidate.name, words.CHAMPION)) == _number(champion):  # nobody has decided meanwhile
+            if _number(aliased(candidate.name, CHAMPION)) == _number(champion):  # nobody has decided meanwhile
                 return _carry_out(candidate, champion, objection, rule)
 
 
 def _carry_out(candidate: Version, champion: Version | None, objection: str, rule: Promotion) -> Decision:
     if not objection:
-        set_alias(candidate.name, words.CHAMPION, candidate.version)
+        set_alias(candidate.name, CHAMPION, candidate.version)
         return Decision(champion=get_version(candidate.name, candidate.version), reason=_IN_USE)
     if champion is not None and rule.rule != "manual" and not is_rival(champion, candidate):
-        drop_alias(candidate.name, words.CHAMPION)  # it fits another base than the one in use
+        drop_alias(candidate.name, CHAMPION)  # it fits another base than the one in use
         champion = None
     return Decision(champion=champion, reason=objection)
 
@@ -128,14 +138,14 @@ def _not_better(offered: float | None, held: float | None, margin: float, whom: 
 def is_rival(champion: Version, candidate: Version) -> bool:
     """Whether both adapt the same base."""
     ours, theirs = champion.tags, candidate.tags
-    if ours.get(words.TAG_BASE_FINGERPRINT) != theirs.get(words.TAG_BASE_FINGERPRINT):
+    if ours.get(TAG_BASE_FINGERPRINT) != theirs.get(TAG_BASE_FINGERPRINT):
         return False
-    return ours.get(words.TAG_BASE_IDENTITY) in (None, theirs.get(words.TAG_BASE_IDENTITY))
+    return ours.get(TAG_BASE_IDENTITY) in (None, theirs.get(TAG_BASE_IDENTITY))
 
 
 def are_scored_alike(champion: Version, candidate: Version) -> bool:
     """Whether the recorded scores of both are of the same frames."""
-    return champion.tags.get(words.TAG_PROMOTE_DATA) == candidate.tags.get(words.TAG_PROMOTE_DATA)
+    return champion.tags.get(TAG_PROMOTE_DATA) == candidate.tags.get(TAG_PROMOTE_DATA)
 
 
 def without_adaptor(base: Version, versions: Sequence[Version]) -> list[str]:
@@ -146,7 +156,7 @@ def without_adaptor(base: Version, versions: Sequence[Version]) -> list[str]:
         versions: all adaptors of the registered base.
     """
     fitting = {version.name for version in versions if is_of(version, base)}
-    in_use = {v.name: v.tags[words.TAG_LEVEL] for v in versions if words.CHAMPION in v.aliases}
+    in_use = {v.name: v.tags[TAG_LEVEL] for v in versions if CHAMPION in v.aliases}
     return [level for name, level in sorted(in_use.items()) if name not in fitting]
 
 
@@ -155,18 +165,18 @@ def promote_base(base: Version) -> None:
 
     The base that was in use is left undecided, so that a plan that names it again finds it so.
     """
-    former = aliased(base.name, words.CHAMPION)
+    former = aliased(base.name, CHAMPION)
     if former is not None and former.version == base.version:
         return
-    if former is not None and words.TAG_DECISION in former.tags:
-        tracking.client().delete_model_version_tag(former.name, former.version, words.TAG_DECISION)
-    set_alias(base.name, words.CHAMPION, base.version)
-    _drop(base.name, words.CHALLENGER, if_version=base.version)
+    if former is not None and TAG_DECISION in former.tags:
+        runs.client().delete_model_version_tag(former.name, former.version, TAG_DECISION)
+    set_alias(base.name, CHAMPION, base.version)
+    _drop(base.name, CHALLENGER, if_version=base.version)
 
 
 def decided(name: str, version: str, reason: str) -> None:
     """Keep what became of a version with it."""
-    tracking.client().set_model_version_tag(name, version, words.TAG_DECISION, reason)
+    runs.client().set_model_version_tag(name, version, TAG_DECISION, reason)
 
 
 def challenge(version: Version) -> None:
@@ -174,14 +184,14 @@ def challenge(version: Version) -> None:
 
     A level that was archived is so no longer.
     """
-    if aliased(version.name, words.ARCHIVED) is not None:
+    if aliased(version.name, ARCHIVED) is not None:
         _forget_archive(version.name)
-    chosen = int(_number(aliased(version.name, words.CHALLENGER)) or 0)
+    chosen = int(_number(aliased(version.name, CHALLENGER)) or 0)
     if chosen >= int(version.version):
         return
     while (newest := newest_of(version.name)) != chosen:  # another machine may have registered meanwhile
         with suppress(RegistryError):  # or taken its version back, which was one too many
-            set_alias(version.name, words.CHALLENGER, str(newest))
+            set_alias(version.name, CHALLENGER, str(newest))
             chosen = newest
 
 
@@ -194,33 +204,33 @@ def archive(name: str) -> None:
     Args:
         name: of the registered model.
     """
-    model = tracking.client().get_registered_model(name)
-    in_use = {alias: str(v) for alias, v in model.aliases.items() if alias in (words.CHAMPION, words.CHALLENGER)}
-    if in_use and words.TAG_RETIRED not in model.tags:
+    model = runs.client().get_registered_model(name)
+    in_use = {alias: str(v) for alias, v in model.aliases.items() if alias in (CHAMPION, CHALLENGER)}
+    if in_use and TAG_RETIRED not in model.tags:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        tracking.client().set_registered_model_tag(name, words.TAG_RETIRED, json.dumps({"at": now, **in_use}))
+        runs.client().set_registered_model_tag(name, TAG_RETIRED, json.dumps({"at": now, **in_use}))
     if in_use:
-        set_alias(name, words.ARCHIVED, in_use.get(words.CHAMPION, in_use.get(words.CHALLENGER, "")))
+        set_alias(name, ARCHIVED, in_use.get(CHAMPION, in_use.get(CHALLENGER, "")))
     for alias in in_use:
         drop_alias(name, alias)
 
 
 def restore(name: str) -> Version | None:
     """Put an archived level into use again, with the aliases that it had; its champion, or None if it had none."""
-    tags = tracking.client().get_registered_model(name).tags
-    former = json_of(tags.get(words.TAG_RETIRED, "{}"), f"{name}, tag {words.TAG_RETIRED}")
-    for alias in (words.CHAMPION, words.CHALLENGER):
+    tags = runs.client().get_registered_model(name).tags
+    former = json_of(tags.get(TAG_RETIRED, "{}"), f"{name}, tag {TAG_RETIRED}")
+    for alias in (CHAMPION, CHALLENGER):
         if alias in former:
             set_alias(name, alias, str(former[alias]))
     _forget_archive(name)
-    return aliased(name, words.CHAMPION)
+    return aliased(name, CHAMPION)
 
 
 def _forget_archive(name: str) -> None:
-    client = tracking.client()
-    if words.TAG_RETIRED in client.get_registered_model(name).tags:
-        client.delete_registered_model_tag(name, words.TAG_RETIRED)
-    _drop(name, words.ARCHIVED)
+    client = runs.client()
+    if TAG_RETIRED in client.get_registered_model(name).tags:
+        client.delete_registered_model_tag(name, TAG_RETIRED)
+    _drop(name, ARCHIVED)
 
 
 def _drop(name: str, alias: str, *, if_version: str | None = None) -> None:

@@ -6,14 +6,28 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from gearnn import tracking
-from gearnn import vocabulary as words
 from gearnn.adaptor import Adaptor
-from gearnn.description import BaseDescription
 from gearnn.errors import CheckpointError, RegistryError
 from gearnn.layers import unusable
 from gearnn.models.checkpoint import read_checkpoint
+from gearnn.registry import runs
+from gearnn.registry.description import BaseDescription
 from gearnn.registry.logged import fill, identity_of, log_and_register
+from gearnn.registry.names import (
+    CHALLENGER,
+    CHAMPION,
+    TAG_BASE_FINGERPRINT,
+    TAG_BASE_IDENTITY,
+    TAG_BASE_URI,
+    TAG_BOUND,
+    TAG_DISTORTION,
+    TAG_IDENTITY,
+    TAG_KIND,
+    TAG_LEVEL,
+    TAG_MADE_FROM,
+    TAG_NUM_VALUES,
+    TAG_SHA256,
+)
 from gearnn.registry.once import register_once
 from gearnn.registry.promoting import challenge
 from gearnn.registry.versions import ADAPTOR_FILE, BASE_FILE, Version, aliased, get_version, set_alias
@@ -44,9 +58,9 @@ def register_base(
         identity,
         lambda: _register_base(name, weights, base_fingerprint, description, run_id, num_values, identity),
     )
-    champion = aliased(name, words.CHAMPION)
+    champion = aliased(name, CHAMPION)
     if champion is None or champion.version != version.version:
-        set_alias(name, words.CHAMPION if champion is None else words.CHALLENGER, version.version)
+        set_alias(name, CHAMPION if champion is None else CHALLENGER, version.version)
     return get_version(name, version.version)
 
 
@@ -63,10 +77,10 @@ def _register_base(
         if why := unusable(tensor_name, tensor):
             raise CheckpointError(f"{name}: expected finite values that fit float32, but {tensor_name} has {why}")
     tags = {
-        words.TAG_KIND: "base",
-        words.TAG_BASE_FINGERPRINT: base_fingerprint,
-        words.TAG_NUM_VALUES: str(num_values),
-        words.TAG_IDENTITY: identity,
+        TAG_KIND: "base",
+        TAG_BASE_FINGERPRINT: base_fingerprint,
+        TAG_NUM_VALUES: str(num_values),
+        TAG_IDENTITY: identity,
     }
     with tempfile.TemporaryDirectory() as folder:
         data = fill(Path(folder) / "base", {BASE_FILE: weights}, description.to_json())
@@ -95,19 +109,19 @@ def register_adaptor(
     """
     adaptor = Adaptor.load(path)
     name = f"{base.name}.{adaptor.level.slug}"
-    if adaptor.base_fingerprint != base.tags[words.TAG_BASE_FINGERPRINT]:
+    if adaptor.base_fingerprint != base.tags[TAG_BASE_FINGERPRINT]:
         raise RegistryError(f"{name}: expected an adaptor of {base.uri}, but its header names another base")
     lineage = {
-        words.TAG_KIND: "adaptor",
-        words.TAG_LEVEL: str(adaptor.level),
-        words.TAG_DISTORTION: adaptor.level.kind,
-        words.TAG_BASE_URI: base.uri,
-        words.TAG_BASE_FINGERPRINT: adaptor.base_fingerprint,
-        words.TAG_BASE_IDENTITY: base.tags[words.TAG_IDENTITY],
-        words.TAG_SHA256: hashlib.sha256(path.read_bytes()).hexdigest(),
-        words.TAG_NUM_VALUES: str(adaptor.num_values),
-        words.TAG_BOUND: str(adaptor.bound),
-        words.TAG_IDENTITY: identity,
+        TAG_KIND: "adaptor",
+        TAG_LEVEL: str(adaptor.level),
+        TAG_DISTORTION: adaptor.level.kind,
+        TAG_BASE_URI: base.uri,
+        TAG_BASE_FINGERPRINT: adaptor.base_fingerprint,
+        TAG_BASE_IDENTITY: base.tags[TAG_IDENTITY],
+        TAG_SHA256: hashlib.sha256(path.read_bytes()).hexdigest(),
+        TAG_NUM_VALUES: str(adaptor.num_values),
+        TAG_BOUND: str(adaptor.bound),
+        TAG_IDENTITY: identity,
         **tags,
     }
 
@@ -118,8 +132,8 @@ def register_adaptor(
             return log_and_register(name, "adaptor", data, run_id, lineage, f"{link}\n\n{card}", inputs=[base])
 
     version = register_once(name, identity, register)
-    made_from = tags.get(words.TAG_MADE_FROM, "")
-    if made_from and version.tags.get(words.TAG_MADE_FROM) != made_from:  # other ingredients, the same adaptor
-        tracking.client().set_model_version_tag(name, version.version, words.TAG_MADE_FROM, made_from)
+    made_from = tags.get(TAG_MADE_FROM, "")
+    if made_from and version.tags.get(TAG_MADE_FROM) != made_from:  # other ingredients, the same adaptor
+        runs.client().set_model_version_tag(name, version.version, TAG_MADE_FROM, made_from)
     challenge(version)
     return version

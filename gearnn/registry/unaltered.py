@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 from torch import nn
 
-from gearnn import vocabulary as words
-from gearnn.description import DESCRIPTION_FILE, read_description
 from gearnn.errors import RegistryError
-from gearnn.files import digest_of_file
 from gearnn.layers import fingerprint
+from gearnn.registry.description import DESCRIPTION_FILE, read_description
 from gearnn.registry.logged import digests_below, identity_of
+from gearnn.registry.names import FACT_FILES, TAG_BASE_FINGERPRINT, TAG_BASE_URI, TAG_IDENTITY, TAG_KIND, TAG_SHA256
 from gearnn.registry.versions import ADAPTOR_FILE, ADAPTORS_FOLDER
+from gearnn.store.files import digest_of_file
 
 _MLMODEL = "MLmodel"
 _ABOVE = 3  # folders between MLmodel and the files, which MLflow lays into data/<kind>
@@ -39,7 +39,7 @@ def facts_beside(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RegistryError(f"registry: {path}: expected MLflow's description of a model, but got: {reason}") from error
-    if not isinstance(metadata, dict) or not {words.TAG_KIND, words.TAG_IDENTITY} <= metadata.keys():
+    if not isinstance(metadata, dict) or not {TAG_KIND, TAG_IDENTITY} <= metadata.keys():
         raise RegistryError(f"registry: {path}: expected the metadata of a version that GearNN registered")
     return metadata
 
@@ -58,10 +58,10 @@ def check_files(folder: Path, tags: Mapping[str, Any], what: str) -> None:
     Raises:
         RegistryError: a file was altered, is missing, or is there too much.
     """
-    listed = facts_beside(folder).get(words.FACT_FILES)
+    listed = facts_beside(folder).get(FACT_FILES)
     if listed is not None:
         _check_listed(folder, listed, what)
-    if tags.get(words.TAG_KIND) == "adaptor":
+    if tags.get(TAG_KIND) == "adaptor":
         _check_adaptor(folder, tags, what)
     else:
         _check_identity(folder, tags, what)
@@ -73,7 +73,7 @@ def check_weights(model: nn.Module, tags: Mapping[str, Any], what: str) -> None:
     Raises:
         RegistryError: it does not.
     """
-    expected = str(tags.get(words.TAG_BASE_FINGERPRINT))
+    expected = str(tags.get(TAG_BASE_FINGERPRINT))
     if fingerprint(model) != expected:
         raise RegistryError(f"registry: {what} is damaged, its weights do not have fingerprint {expected[:16]}...")
 
@@ -90,21 +90,21 @@ def _check_listed(folder: Path, listed: Any, what: str) -> None:
 
 def _check_adaptor(folder: Path, tags: Mapping[str, Any], what: str) -> None:
     path = folder / ADAPTOR_FILE
-    if not path.is_file() or digest_of_file(path)[0] != tags.get(words.TAG_SHA256):
+    if not path.is_file() or digest_of_file(path)[0] != tags.get(TAG_SHA256):
         raise _altered(what, ADAPTOR_FILE)
-    if read_description(folder) != {"base_uri": tags.get(words.TAG_BASE_URI)}:
+    if read_description(folder) != {"base_uri": tags.get(TAG_BASE_URI)}:
         raise _altered(what, DESCRIPTION_FILE)
 
 
 def _check_identity(folder: Path, tags: Mapping[str, Any], what: str) -> None:
     """Of a base or a gearbox, from what :mod:`registering` and :mod:`bundling` made it."""
     description = json.dumps(read_description(folder), sort_keys=True)
-    identity = identity_of(str(tags.get(words.TAG_BASE_FINGERPRINT)), description)
-    if tags.get(words.TAG_KIND) == "gearbox":
+    identity = identity_of(str(tags.get(TAG_BASE_FINGERPRINT)), description)
+    if tags.get(TAG_KIND) == "gearbox":
         digests = [digest_of_file(path)[0] for path in sorted((folder / ADAPTORS_FOLDER).glob("*"))]
         identity = identity_of(identity, *sorted(digests))
-    if identity != tags.get(words.TAG_IDENTITY):
-        is_gearbox = tags.get(words.TAG_KIND) == "gearbox"
+    if identity != tags.get(TAG_IDENTITY):
+        is_gearbox = tags.get(TAG_KIND) == "gearbox"
         raise _altered(what, f"{DESCRIPTION_FILE} or {ADAPTORS_FOLDER}" if is_gearbox else DESCRIPTION_FILE)
 
 

@@ -7,12 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from gearnn import tracking
-from gearnn import vocabulary as words
 from gearnn.errors import LevelError, RegistryError
 from gearnn.levels import DistortionLevel
+from gearnn.registry import runs
+from gearnn.registry.names import (
+    TAG_BASE_FINGERPRINT,
+    TAG_BASE_IDENTITY,
+    TAG_BASE_URI,
+    TAG_DISTORTION,
+    TAG_IDENTITY,
+    TAG_KIND,
+    TAG_LEVEL,
+)
 
-# Names inside a version, which its loader in gearnn/serving.py reads.
+# Names inside a version, which its loader in gearnn/registry/serving.py reads.
 BASE_FILE, ADAPTOR_FILE = "base.safetensors", "adaptor.safetensors"
 IMAGE_COLUMN = "image"
 ADAPTORS_FOLDER = "adaptors"
@@ -20,7 +28,7 @@ _ATTEMPTS = 8
 _COLLISIONS = "Model Version creation error", "UniqueViolation", "UNIQUE constraint"
 T = TypeVar("T")
 PARAMETERS = {"level": "", "off_map": "nearest"}
-"""Parameters of every served model with their defaults; see :meth:`gearnn.serving.Predictor.predict`."""
+"""Parameters of every served model with their defaults; see :meth:`gearnn.registry.serving.Predictor.predict`."""
 
 
 class Tags(dict[str, str]):
@@ -40,7 +48,7 @@ class Version:
         name: of the registered model.
         version: number, from "1".
         run_id: the run whose metrics decide about it.
-        tags: see :mod:`gearnn.vocabulary`.
+        tags: see :mod:`gearnn.registry.names`.
         aliases: such as ``champion``.
     """
 
@@ -62,13 +70,13 @@ def get_version(name: str, version: str) -> Version:
     Raises:
         RegistryError: there is none.
     """
-    server = tracking.client()
+    server = runs.client()
     from mlflow.exceptions import MlflowException
 
     try:
         return _version(server.get_model_version(name, version))
     except MlflowException as error:
-        raise RegistryError(f"registry: no version {version} of {name} at {tracking.shown_uri()}") from error
+        raise RegistryError(f"registry: no version {version} of {name} at {runs.shown_uri()}") from error
 
 
 def by_alias(name: str, alias: str) -> Version:
@@ -77,13 +85,13 @@ def by_alias(name: str, alias: str) -> Version:
     Raises:
         RegistryError: no such model, or none of its versions carries the alias.
     """
-    server = tracking.client()
+    server = runs.client()
     from mlflow.exceptions import MlflowException
 
     try:
         return _version(server.get_model_version_by_alias(name, alias))
     except MlflowException as error:
-        raise RegistryError(f"registry: no {alias} of {name} at {tracking.shown_uri()}") from error
+        raise RegistryError(f"registry: no {alias} of {name} at {runs.shown_uri()}") from error
 
 
 def aliased(name: str, alias: str) -> Version | None:
@@ -102,13 +110,13 @@ def find(name: str, identity: str) -> Version | None:
 
 def numbers_of(name: str, identity: str) -> list[int]:
     """Numbers of the versions with an identity, rising."""
-    query = f"name = '{name}' and tags.`{words.TAG_IDENTITY}` = '{identity}'"
-    return sorted(int(v.version) for v in tracking.client().search_model_versions(query))
+    query = f"name = '{name}' and tags.`{TAG_IDENTITY}` = '{identity}'"
+    return sorted(int(v.version) for v in runs.client().search_model_versions(query))
 
 
 def newest_of(name: str) -> int:
     """The largest number of a registered model's versions; 0 if there are none."""
-    return max((int(v.version) for v in tracking.client().search_model_versions(f"name = '{name}'")), default=0)
+    return max((int(v.version) for v in runs.client().search_model_versions(f"name = '{name}'")), default=0)
 
 
 def adaptors(base: str | None = None, distortion: str | None = None) -> list[Version]:
@@ -118,30 +126,30 @@ def adaptors(base: str | None = None, distortion: str | None = None) -> list[Ver
         base: name of a registered base; None lists those of every base.
         distortion: kind, such as ``jpeg``; None lists every kind.
     """
-    query = f"tags.`{words.TAG_KIND}` = 'adaptor'"
+    query = f"tags.`{TAG_KIND}` = 'adaptor'"
     if distortion is not None:
-        query += f" and tags.`{words.TAG_DISTORTION}` = '{distortion}'"
+        query += f" and tags.`{TAG_DISTORTION}` = '{distortion}'"
     versions = _versions(query)
     ours = [v for v in versions if base is None or _base_of(v)[0] == base]
     known = [v for v in ours if not unknown_level(v)]
-    known.sort(key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[words.TAG_LEVEL]), -int(v.version)))
+    known.sort(key=lambda v: (_base_of(v)[0], DistortionLevel.parse(v.tags[TAG_LEVEL]), -int(v.version)))
     return known + [v for v in ours if unknown_level(v)]
 
 
 def bases() -> dict[str, Version]:
     """All versions of all bases, by their URI."""
-    return {v.uri: v for v in _versions(f"tags.`{words.TAG_KIND}` = 'base'")}
+    return {v.uri: v for v in _versions(f"tags.`{TAG_KIND}` = 'base'")}
 
 
 def _versions(query: str) -> list[Version]:
-    found = _pages(tracking.client().search_model_versions, query)
+    found = _pages(runs.client().search_model_versions, query)
     aliases = _aliases() if found else {}
     return [replace(_version(v), aliases=aliases.get((v.name, str(v.version)), ())) for v in found]
 
 
 def metrics(version: Version) -> dict[str, float]:
     """Metrics of the run that a version belongs to."""
-    return dict(tracking.client().get_run(version.run_id).data.metrics)
+    return dict(runs.client().get_run(version.run_id).data.metrics)
 
 
 def set_alias(name: str, alias: str, version: str) -> None:
@@ -150,7 +158,7 @@ def set_alias(name: str, alias: str, version: str) -> None:
     Raises:
         RegistryError: no such version.
     """
-    server = tracking.client()
+    server = runs.client()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -158,7 +166,7 @@ def set_alias(name: str, alias: str, version: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise RegistryError(f"registry: no version {version} of {name} at {tracking.shown_uri()}") from error
+        raise RegistryError(f"registry: no version {version} of {name} at {runs.shown_uri()}") from error
 
 
 def insisting(call: Callable[[], T]) -> T:
@@ -180,13 +188,13 @@ def insisting(call: Callable[[], T]) -> T:
 
 def drop_alias(name: str, alias: str) -> None:
     """Take an alias away from whichever version has it."""
-    tracking.client().delete_registered_model_alias(name, alias)
+    runs.client().delete_registered_model_alias(name, alias)
 
 
 def unknown_level(version: Version) -> str:
     """Why the level of an adaptor cannot be read here, such as a kind whose package is not installed; or nothing."""
     try:
-        DistortionLevel.parse(version.tags[words.TAG_LEVEL])
+        DistortionLevel.parse(version.tags[TAG_LEVEL])
     except (LevelError, RegistryError) as error:
         return str(error)
     return ""
@@ -194,9 +202,9 @@ def unknown_level(version: Version) -> str:
 
 def is_of(adaptor: Version, base: Version) -> bool:
     """Whether an adaptor was made for a base with these weights and, where it says so, with these arguments."""
-    same = adaptor.tags[words.TAG_BASE_FINGERPRINT] == base.tags[words.TAG_BASE_FINGERPRINT]
-    identity = adaptor.tags.get(words.TAG_BASE_IDENTITY)
-    return same and identity in (None, base.tags.get(words.TAG_IDENTITY))
+    same = adaptor.tags[TAG_BASE_FINGERPRINT] == base.tags[TAG_BASE_FINGERPRINT]
+    identity = adaptor.tags.get(TAG_BASE_IDENTITY)
+    return same and identity in (None, base.tags.get(TAG_IDENTITY))
 
 
 def json_of(text: str, what: str) -> dict[str, Any]:
@@ -217,14 +225,14 @@ def json_of(text: str, what: str) -> dict[str, Any]:
 
 def _base_of(version: Version) -> tuple[str, str]:
     """Name and version of the base that an adaptor belongs to."""
-    name, _, number = version.tags.get(words.TAG_BASE_URI, "").removeprefix("models:/").partition("/")
+    name, _, number = version.tags.get(TAG_BASE_URI, "").removeprefix("models:/").partition("/")
     return name, number
 
 
 def _aliases() -> dict[tuple[str, str], tuple[str, ...]]:
     """Aliases of all versions, which searching for versions does not tell: (name, version) -> aliases."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
-    for model in _pages(tracking.client().search_registered_models):
+    for model in _pages(runs.client().search_registered_models):
         for alias, version in sorted(model.aliases.items()):
             key = model.name, str(version)
             found[key] = (*found.get(key, ()), alias)

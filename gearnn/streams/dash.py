@@ -13,8 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gearnn.addresses import joined, scheme_of, shown
 from gearnn.errors import StreamError
+from gearnn.store.addresses import joined, scheme_of, shown
 from gearnn.streams.fetch import Fetcher
 
 _MOST_BYTES = 1 << 26  # of a manifest

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gearnn.addresses import OVER_HTTP, file_at, scheme_of, shown
 from gearnn.errors import StreamError
+from gearnn.store.addresses import OVER_HTTP, file_at, scheme_of, shown
 
 _TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two pieces of an answer
 _MOST_BYTES = 1 << 30

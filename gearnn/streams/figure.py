@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from gearnn.distortions import strength
-from gearnn.figures import WIDTH, styled
+from gearnn.evaluation.figures import WIDTH, styled
 from gearnn.levels import DistortionLevel, short
 from gearnn.streams.session import FrameRecord
 

@@ -9,13 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from gearnn.addresses import scheme_of, shown
 from gearnn.distortions import Received
 from gearnn.distortions.h264 import x264_settings
 from gearnn.distortions.showing import Turning, note_oddities
 from gearnn.distortions.stills import MAX_PIXELS
 from gearnn.distortions.video import Gatherer, av_library, shown_stream
 from gearnn.errors import StreamError
+from gearnn.store.addresses import scheme_of, shown
 from gearnn.streams.segment import Segment
 
 _PROTOCOLS = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtmpts", "tcp", "tls", "udp", "rtp", "srt")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from gearnn.addresses import check_reachable
 from gearnn.distortions import Received
 from gearnn.errors import StreamError
+from gearnn.store.addresses import check_reachable
 from gearnn.streams.dash import Piece, Presentation, Representation
 from gearnn.streams.fetch import Fetched, Fetcher
 from gearnn.streams.segment import Segment

@@ -12,7 +12,7 @@ from gearnn.datasets.frames import FrameDataset
 from gearnn.distortions import encode, encode_clip, kind_of, suffix_of
 from gearnn.errors import StreamError
 from gearnn.levels import DistortionLevel
-from gearnn.outputs import Outputs
+from gearnn.store.outputs import Outputs
 from gearnn.streams.media import as_transport_stream
 
 MANIFEST = "manifest.mpd"

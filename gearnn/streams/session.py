@@ -9,14 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from gearnn.choice import Choice, Policy, Steady, gear_of
 from gearnn.datasets.frames import Sample
 from gearnn.distortions import Received
 from gearnn.errors import DataError, GearNNError
 from gearnn.gearbox import GearBox
-from gearnn.inference import choose_gear
+from gearnn.gears.choice import Choice, Policy, Steady, gear_of
+from gearnn.gears.inference import choose_gear
 from gearnn.levels import DistortionLevel
-from gearnn.problem import Score
+from gearnn.problems.problem import Score
 from gearnn.streams.segment import Segment
 from gearnn.streams.truth import Truth
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from gearnn.addresses import file_at, scheme_of
 from gearnn.distortions import Received
 from gearnn.errors import GearNNError, StreamError
+from gearnn.store.addresses import file_at, scheme_of
 from gearnn.streams.dash import Presentation
 from gearnn.streams.media import read_video
 from gearnn.streams.player import Choose, RateBased, play

@@ -9,7 +9,7 @@ from PIL import Image
 from gearnn.datasets.instances import Instances
 from gearnn.distortions.stills import upright
 from gearnn.errors import StreamError
-from gearnn.problem import Problem
+from gearnn.problems.problem import Problem
 
 
 class Truth:

@@ -16,7 +16,7 @@ from pathlib import Path
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from flows import deployments
+from flows.running import deployments
 from gearnn.errors import ServerError
 from infra.ci import summary
 from infra.ci.changes import FOLDERS, Changes, PushError, Request, commit_before, find_changes

@@ -9,9 +9,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 
-from flows import deployments
+from flows.running import deployments
 from infra.ci.changes import Changes, Request
-from tasks.retrain_report import FINDINGS_KEY, REGISTERED_KEY
+from tasks.retraining.report import FINDINGS_KEY, REGISTERED_KEY
 
 
 def what_is_asked(changes: Changes) -> list[str]:

@@ -30,7 +30,7 @@ def shift_seeds(torch: Any) -> None:
 
 
 CHANGES: dict[str, tuple[str, Callable[[Any], None]]] = {
-    "gearnn.compute": (PRECISION, take_precision),
+    "gearnn.machine.compute": (PRECISION, take_precision),
     "torch": (SEED, shift_seeds),
 }
 

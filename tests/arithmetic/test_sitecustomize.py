@@ -8,7 +8,7 @@ from tests.conftest import PYTHONPATH
 
 PROGRAM = """
 import torch
-from gearnn.compute import Compute
+from gearnn.machine.compute import Compute
 torch.manual_seed(1)
 print(Compute.resolve("cpu").precision, Compute.resolve("cpu", "fp32").precision, torch.initial_seed())
 """

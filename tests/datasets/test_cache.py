@@ -14,8 +14,8 @@ from gearnn.datasets import Camera, DistortedDataset, cache
 from gearnn.datasets.cache import Filled, Job, clear, fill_cache, usage
 from gearnn.datasets.streets import Streets
 from gearnn.errors import StoreError
-from gearnn.files import UNFINISHED
 from gearnn.levels import DistortionLevel, expand_levels
+from gearnn.store.files import UNFINISHED
 from tests.conftest import PYTHONPATH
 
 LEVELS = tuple(expand_levels(["jpeg:quality={10,30}", "h264:crf=30", "brightness:factor=0.3", "pristine"]))

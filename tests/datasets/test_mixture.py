@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.mixture import Mixture
 from gearnn.datasets.streets import Streets
 from gearnn.errors import DataError
 from gearnn.finetune import Variants, finetune
 from gearnn.levels import DistortionLevel
-from gearnn.problem import SemanticSegmentation
+from gearnn.machine.compute import Compute
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.recipe import Recipe
 
 

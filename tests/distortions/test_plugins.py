@@ -18,7 +18,7 @@ from gearnn.distortions import Kind, Parameter, encode, kind_of, kinds, registry
 from gearnn.errors import CodecError, LevelError
 from gearnn.levels import DistortionLevel
 from tests.conftest import PYTHONPATH, REPOSITORY
-from tests.plans import tiny
+from tests.shared.plans import tiny
 
 PLUGIN = REPOSITORY / "tests" / "plugins" / "gearnn_blur"
 BASE = "blurred-streets"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gearnn.choice import Policy, choose
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import Calibration, Kind, Received, Sensed, Sensor, ask, brightness, calibrate, encode, kind_of
 from gearnn.distortions import resolution as scaling
 from gearnn.distortions.kinds import Reference, Values
 from gearnn.errors import DataError, SenseError
+from gearnn.gears.choice import Policy, choose
 from gearnn.levels import DistortionLevel
 
 LEVEL = DistortionLevel.parse

@@ -12,19 +12,21 @@ from prefect.artifacts import Artifact
 
 from flows.adapt import adapt
 from flows.train_base import train_base
-from gearnn import registry, tracking
-from gearnn import vocabulary as words
+from gearnn import registry
 from gearnn.adaptor import Adaptor
 from gearnn.algorithm1 import adapt_from_plan
 from gearnn.datasets.cache import clear, usage
 from gearnn.errors import DivergedError, LevelsFailedError, PlanError
+from gearnn.evaluation import solutions
 from gearnn.finetune import FineTuned, finetune
 from gearnn.gearbox import GearBox
 from gearnn.layers import model_size
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from gearnn.registry import runs
+from gearnn.registry.names import CHALLENGER, CHAMPION, NUM_VALUES, TAG_BASE_FINGERPRINT
 from gearnn.sensitivity import read_table
-from gearnn.storage import Store
+from gearnn.store.storage import Store
 from tasks.records import Adapted
 
 pytestmark = [
@@ -78,7 +80,7 @@ class World:
                 raise DivergedError("the loss became nan")
             return finetune(base, samples, *args, **kwargs)
 
-        with patch("tasks.finetune.finetune", spy), patch("tasks.base.finetune", spy):
+        with patch("tasks.adapting.finetune.finetune", spy), patch("tasks.adapting.base.finetune", spy):
             yield
 
 
@@ -105,15 +107,15 @@ def first(world: World, prefect_server: None) -> Adapted:
 
 def registered() -> tuple[list[str], int]:
     """Every version of an adaptor or of a gearbox, with its aliases, and the number of runs."""
-    versions = [*registry.adaptors(NAME), registry.by_alias(f"{NAME}.gearbox", words.CHAMPION)]
-    runs = tracking.client().search_runs([tracking.experiment_id(NAME)])
-    return [f"{version.uri} {' '.join(version.aliases)}" for version in versions], len(runs)
+    versions = [*registry.adaptors(NAME), registry.by_alias(f"{NAME}.gearbox", CHAMPION)]
+    found = runs.client().search_runs([runs.experiment_id(NAME)])
+    return [f"{version.uri} {' '.join(version.aliases)}" for version in versions], len(found)
 
 
 def test_a_run_trains_every_level_once_and_gives_all_that_was_promised(world: World, first: Adapted) -> None:
     assert [row.level for row in first.rows] == LEVELS
     for row in first.rows:
-        assert set(row.scores) == set(words.SOLUTIONS)
+        assert set(row.scores) == set(solutions.SOLUTIONS)
         assert row.adaptor.num_values == row.selection.num_values <= row.selection.bound
         assert row.selection.bound == int(0.01 * first.base.num_values)
         assert row.registered is not None
@@ -125,20 +127,20 @@ def test_a_run_trains_every_level_once_and_gives_all_that_was_promised(world: Wo
 
 def test_the_registry_holds_base_and_adaptors_with_lineage(world: World, first: Adapted) -> None:
     models = [f"{NAME}.jpeg-quality-5", f"{NAME}.jpeg-quality-20"]
-    in_use = [f"models:/{model}/1 {words.CHALLENGER} {words.CHAMPION}" for model in models]
-    gearbox = f"models:/{NAME}.gearbox/1 {words.CHAMPION}"
+    in_use = [f"models:/{model}/1 {CHALLENGER} {CHAMPION}" for model in models]
+    gearbox = f"models:/{NAME}.gearbox/1 {CHAMPION}"
     assert world.registered == ([*in_use, gearbox], 1 + len(LEVELS))
     for model, row in zip(models, first.rows, strict=True):
         version = registry.get_version(model, "1")
-        assert version.tags[words.TAG_BASE_FINGERPRINT] == first.base.fingerprint
+        assert version.tags[TAG_BASE_FINGERPRINT] == first.base.fingerprint
         metrics = registry.metrics(version)
-        assert metrics["test/adaptor/miou"] == pytest.approx(row.scores[words.ADAPTOR].values["test"])
-        assert metrics["test/clean_fine-tune/miou"] == pytest.approx(row.scores[words.CLEAN].values["test"])
-        assert metrics[words.NUM_VALUES] == row.adaptor.num_values
-        run = tracking.client().get_run(version.run_id)
+        assert metrics["test/adaptor/miou"] == pytest.approx(row.scores[solutions.ADAPTOR].values["test"])
+        assert metrics["test/clean_fine-tune/miou"] == pytest.approx(row.scores[solutions.CLEAN].values["test"])
+        assert metrics[NUM_VALUES] == row.adaptor.num_values
+        run = runs.client().get_run(version.run_id)
         assert run.info.status == "FINISHED"
         assert run.data.params["optimizer"] == "sgd"
-        assert tracking.client().list_artifacts(version.run_id, "sensitivity")
+        assert runs.client().list_artifacts(version.run_id, "sensitivity")
 
 
 def test_a_gearbox_from_the_registry_runs_what_was_adapted(world: World, first: Adapted) -> None:

@@ -9,15 +9,15 @@ from prefect.artifacts import Artifact
 from typer.testing import CliRunner
 
 from flows.benchmark import benchmark
-from flows.cli import app
-from gearnn import tracking
-from gearnn import vocabulary as words
+from flows.cli.app import app
 from gearnn.errors import DivergedError, PlanError
+from gearnn.evaluation import solutions
+from gearnn.evaluation.results import Results, Solution, read_results
 from gearnn.finetune import finetune
 from gearnn.plan import Plan
-from gearnn.results import Results, Solution, read_results
+from gearnn.registry import runs
 from tasks.records import Benchmarked
-from tests.nets import TINY_MASK_RCNN
+from tests.shared.nets import TINY_MASK_RCNN
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
@@ -69,28 +69,28 @@ def done(store: Path, prefect_server: None) -> tuple[Benchmarked, pd.DataFrame]:
 def test_every_solution_is_measured_at_every_level_for_every_seed(done: tuple[Benchmarked, pd.DataFrame]) -> None:
     measured, table = done
     assert measured.failures == ()
-    assert set(table["solution"]) == set(words.BENCHMARKED)
+    assert set(table["solution"]) == set(solutions.BENCHMARKED)
     assert set(table["status"]) == {"ok"}
     assert table["value"].between(0, 100).all()
     results = Results(table, plan(Path()).levels)
     for solution in results.solutions:
         for level in results.levels:
-            expected = 1 if solution.name == words.ORIGINAL or level == "jpeg:quality=100" else 2
-            if solution.name not in words.PER_LEVEL and solution.name != words.ORIGINAL:
+            expected = 1 if solution.name == solutions.ORIGINAL or level == "jpeg:quality=100" else 2
+            if solution.name not in solutions.PER_LEVEL and solution.name != solutions.ORIGINAL:
                 expected = 2
-            if solution.name == words.REESTIMATED:  # no seed decides about it
+            if solution.name == solutions.REESTIMATED:  # no seed decides about it
                 expected = 1
             assert results.cell(solution, level).num_seeds == expected, (solution, level)
-    settings = {s.setting for s in results.solutions if s.name == words.STABILITY}
+    settings = {s.setting for s in results.solutions if s.name == solutions.STABILITY}
     assert settings == {"alpha=1, sigma=0.1", "alpha=2, sigma=0.1"}
     assert len(results.bounds("jpeg:quality=5")) == 2
     assert {results.cell(s, "jpeg:quality=5").num_seeds for s in results.bounds("jpeg:quality=5")} == {2}
-    other = results.cell(Solution(words.GEARNN), "resolution:scale=0.5", "jpeg:quality=5")
+    other = results.cell(Solution(solutions.GEARNN), "resolution:scale=0.5", "jpeg:quality=5")
     assert other.num_seeds == 2
     sizes = table.groupby("solution")["num_values"].max()
-    assert sizes[words.SWITCHING] == measured.base.num_values
-    assert sizes[words.MIXED] == 0
-    assert sizes[words.LAST_LAYERS] <= measured.base.num_values // 100
+    assert sizes[solutions.SWITCHING] == measured.base.num_values
+    assert sizes[solutions.MIXED] == 0
+    assert sizes[solutions.LAST_LAYERS] <= measured.base.num_values // 100
 
 
 def test_its_files_runs_and_artifact_are_where_people_look(done: tuple[Benchmarked, pd.DataFrame]) -> None:
@@ -103,12 +103,12 @@ def test_its_files_runs_and_artifact_are_where_people_look(done: tuple[Benchmark
     html = Path(measured.report).read_text()
     for run_id in set(table["run_id"]):
         assert run_id in html
-    run = tracking.client().get_run(table["run_id"].iloc[-1])
+    run = runs.client().get_run(table["run_id"].iloc[-1])
     parent = run.data.tags["mlflow.parentRunId"]
-    logged = {file.path for file in tracking.client().list_artifacts(parent, "benchmark")}
+    logged = {file.path for file in runs.client().list_artifacts(parent, "benchmark")}
     assert {"benchmark/report.html", "benchmark/results.parquet"} <= logged
-    own = table[(table["solution"] == words.MIXED) & (table["seed"] == 1) & (table["split"] == "test")]
-    found = tracking.client().get_run(own["run_id"].iloc[0]).data.metrics
+    own = table[(table["solution"] == solutions.MIXED) & (table["seed"] == 1) & (table["split"] == "test")]
+    found = runs.client().get_run(own["run_id"].iloc[0]).data.metrics
     for row in own.itertuples():
         level = str(row.level_tested).replace(":", "-").replace("=", "-").replace("0.5", "0p5")
         assert found[f"test/{level}/{row.metric}"] == pytest.approx(row.value)
@@ -120,13 +120,13 @@ def test_its_files_runs_and_artifact_are_where_people_look(done: tuple[Benchmark
 def test_a_repeated_benchmark_trains_nothing_and_gives_the_same_table(
     store: Path, done: tuple[Benchmarked, pd.DataFrame]
 ) -> None:
-    with patch("tasks.finetune.finetune") as full, patch("tasks.baselines.finetune") as single:
+    with patch("tasks.adapting.finetune.finetune") as full, patch("tasks.benchmarking.baselines.finetune") as single:
         again = benchmark(plan(store))
     assert full.call_count == single.call_count == 0
     table = read_results(Path(again.table))[0]
     pd.testing.assert_frame_equal(table, done[1])
-    runs = tracking.client().search_runs([tracking.experiment_id("drn_d_22_quarter-streets")])
-    assert len(runs) == len({run.info.run_name for run in runs})
+    found = runs.client().search_runs([runs.experiment_id("drn_d_22_quarter-streets")])
+    assert len(found) == len({run.info.run_name for run in found})
 
 
 def test_a_solution_that_diverges_is_named_and_the_others_are_measured(store: Path) -> None:
@@ -136,16 +136,16 @@ def test_a_solution_that_diverges_is_named_and_the_others_are_measured(store: Pa
         return finetune(base, samples, problem, recipe, **options)
 
     spec = CONTENT["benchmark"] | {"stability": {"alpha": [9.0]}, "bounds": None, "frequency": None, "seeds": [0]}
-    with patch("tasks.baselines.finetune", diverging):
+    with patch("tasks.benchmarking.baselines.finetune", diverging):
         measured = benchmark(plan(store, benchmark=spec))
     assert measured.has_died
     assert measured.failures
     assert all("stability training alpha=9, sigma=0.1" in line and "nan" in line for line in measured.failures)
     results = Results(read_results(Path(measured.table))[0], plan(store).levels)
-    stability = next(s for s in results.solutions if s.name == words.STABILITY)
+    stability = next(s for s in results.solutions if s.name == solutions.STABILITY)
     assert str(results.cell(stability, "jpeg:quality=5")) == "diverged"
     assert str(results.average(stability)) == "0 of 3 levels"
-    assert not results.average(Solution(words.GEARNN)).problem
+    assert not results.average(Solution(solutions.GEARNN)).problem
     assert "diverged" in Path(measured.report).read_text()
 
 
@@ -207,15 +207,15 @@ def test_what_a_detector_cannot_have_is_named_and_the_rest_is_measured(tmp_path:
     assert {"mask_ap", "box_ap", "box_ap75"} <= set(table["metric"])
     results = Results(table, ours.levels)
     assert results.metric == "mask_ap"
-    assert str(results.cell(Solution(words.BATCHNORM), "jpeg:quality=5")) == "not possible"
-    assert not results.average(Solution(words.GEARNN)).problem
+    assert str(results.cell(Solution(solutions.BATCHNORM), "jpeg:quality=5")) == "not possible"
+    assert not results.average(Solution(solutions.GEARNN)).problem
     figures = {path.stem for path in (Path(measured.report).parent / "figures").iterdir()}
     assert {"accuracy-mask-ap", "accuracy-box-ap", "frequency", "example-1"} <= figures
 
 
 def test_a_figure_that_cannot_be_drawn_costs_its_own_place_only(store: Path) -> None:
     spec = {"baselines": [], "examples": 1}
-    with patch("tasks.benchmark.draw_examples", side_effect=RuntimeError("out of memory")):
+    with patch("tasks.benchmarking.benchmark.draw_examples", side_effect=RuntimeError("out of memory")):
         measured = benchmark(plan(store, benchmark=spec))
     assert measured.failures == ("examples: RuntimeError: out of memory",)
     assert measured.has_died

@@ -12,21 +12,24 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flows.adapt import adapt
-from flows.cli import app
-from gearnn import registry, tracking
-from gearnn import vocabulary as words
+from flows.cli.app import app
+from gearnn import registry
 from gearnn.algorithm1 import adapt_from_plan
 from gearnn.datasets import Camera
 from gearnn.datasets.streets import Streets
 from gearnn.errors import RegistryError
+from gearnn.evaluation import solutions
+from gearnn.evaluation.solutions import TEST
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.models import build_model, save_checkpoint
 from gearnn.models.frozen import thaw_batchnorms
 from gearnn.plan import Plan
-from gearnn.resolve import samples_of
+from gearnn.plan.resolve import samples_of
+from gearnn.registry import runs
+from gearnn.registry.names import CHAMPION, TAG_FIGURE, metric_name
 from tasks.records import Adapted
-from tests.nets import TINY_MASK_RCNN
+from tests.shared.nets import TINY_MASK_RCNN
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
@@ -51,11 +54,11 @@ def jpeg(plan: Plan) -> bytes:
 def registered(plan: Plan, adapted: Adapted) -> GearBox:
     """The gearbox from the registry; its adaptors have the figures, and equal those of Algorithm 1 by hand."""
     assert all(row.registered is not None for row in adapted.rows)
-    gearbox = GearBox.from_registry(plan.registered_base, trust=["tests.nets"])
+    gearbox = GearBox.from_registry(plan.registered_base, trust=["tests.shared.nets"])
     assert [str(level) for level in gearbox.levels] == ["jpeg:quality=20", "jpeg:quality=5"]
-    version = registry.by_alias(f"{plan.registered_base}.jpeg-quality-20", words.CHAMPION)
-    figure = version.tags[words.TAG_FIGURE]
-    assert words.metric_name(words.TEST, words.ADAPTOR, figure) in registry.metrics(version)
+    version = registry.by_alias(f"{plan.registered_base}.jpeg-quality-20", CHAMPION)
+    figure = version.tags[TAG_FIGURE]
+    assert metric_name(TEST, solutions.ADAPTOR, figure) in registry.metrics(version)
     answer = gearbox.infer([jpeg(plan)])[0]
     assert str(answer.used) == "jpeg:quality=20"
     return gearbox
@@ -92,8 +95,8 @@ def test_mask_rcnn_with_a_base_from_scratch(tmp_path: Path, monkeypatch: pytest.
     # MLflow serves it without pickle.
     import mlflow
 
-    version = registry.by_alias(f"{ours.registered_base}.jpeg-quality-20", words.CHAMPION)
-    tracking.client()
+    version = registry.by_alias(f"{ours.registered_base}.jpeg-quality-20", CHAMPION)
+    runs.client()
     served = mlflow.pyfunc.load_model(version.uri).predict(pd.DataFrame({"image": [jpeg(ours)]}))[0]
     assert Image.open(io.BytesIO(served["mask"])).size == (88, 60)
     assert served["objects"] == objects
@@ -136,8 +139,8 @@ def test_a_torchvision_classifier_on_folders_of_classes(tmp_path: Path) -> None:
 
 def test_a_users_own_module_and_its_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    save_checkpoint(tmp_path / "zoo.safetensors", build_model("tests.nets:zoo", 9, {"width": 4}))
-    base = {"module": "tests.nets:zoo", "kwargs": {"width": 4}, "checkpoint": str(tmp_path / "zoo.safetensors")}
+    save_checkpoint(tmp_path / "zoo.safetensors", build_model("tests.shared.nets:zoo", 9, {"width": 4}))
+    base = {"module": "tests.shared.nets:zoo", "kwargs": {"width": 4}, "checkpoint": str(tmp_path / "zoo.safetensors")}
     ours = plan(tmp_path, base, problem={"name": "semantic_segmentation", "stride": 16}, bound={"fraction": 0.4})
     adapted = adapt(ours)
     gearbox = registered(ours, adapted)
@@ -151,15 +154,15 @@ def test_a_users_own_module_and_its_checkpoint(tmp_path: Path) -> None:
 
 def test_the_layers_of_a_plans_base_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    content = plan(tmp_path, {"module": "tests.nets:zoo", "train": ONE_EPOCH}).model_dump(mode="json")
+    content = plan(tmp_path, {"module": "tests.shared.nets:zoo", "train": ONE_EPOCH}).model_dump(mode="json")
     path.write_text(json.dumps(content | {"problem": {"name": "semantic_segmentation"}}))  # JSON is YAML
     result = CliRunner().invoke(app, ["model", "show", str(path)])
     assert result.exit_code == 0, result.output
     lines = {line.split()[0]: " ".join(line.split()) for line in result.output.splitlines() if line}
     assert lines["embedding"] == "embedding Embedding weight 8x8 (tied: tied.weight) 64 2.474 % yes"
     assert lines["grouped"] == "grouped Conv2d weight 8x4x3x3 288 11.133 % no"
-    assert lines["tests.nets:zoo:"] == (
-        "tests.nets:zoo: semantic segmentation, 9 classes, to be trained, starting at random"
+    assert lines["tests.shared.nets:zoo:"] == (
+        "tests.shared.nets:zoo: semantic segmentation, 9 classes, to be trained, starting at random"
     )
     assert "2,587 values, 2,482 of them learnable in 17 layers" in result.output
     assert "fixed or statistics: (root) 9, BatchNorm2d 16, InstanceNorm2d 16, Conv2d 64" in result.output
@@ -177,7 +180,7 @@ def test_showing_a_base_refuses_options_that_its_problem_does_not_have(tmp_path:
 
 def test_all_fixed_networks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    content = plan(tmp_path, {"module": "tests.nets:all_fixed", "train": ONE_EPOCH}).model_dump(mode="json")
+    content = plan(tmp_path, {"module": "tests.shared.nets:all_fixed", "train": ONE_EPOCH}).model_dump(mode="json")
     path.write_text(json.dumps(content | {"problem": {"name": "semantic_segmentation"}}))
     result = CliRunner().invoke(app, ["adapt", str(path)])
     assert result.exit_code == 2

@@ -15,11 +15,12 @@ from unittest.mock import patch
 import pytest
 import yaml
 
-from gearnn import registry, tracking
-from gearnn import vocabulary as words
+from gearnn import registry
+from gearnn.registry import runs as tracking
+from gearnn.registry.names import TAG_BASE_FINGERPRINT, TAG_SHA256
 from infra.services import Services
 from tests.conftest import PYTHONPATH, REPOSITORY
-from tests.plans import tiny
+from tests.shared.plans import tiny
 
 pytestmark = [pytest.mark.service, pytest.mark.filterwarnings("ignore")]
 
@@ -30,20 +31,20 @@ STEPS_OF_A_RUN = 2 * 2 + 3 * 2 * 2 + 2 * 2 * 2  # the base, three full fine-tune
 KILL_POINTS = [
     # where, at which call of it, and how many steps of fine-tunes this run takes before it dies
     ("gearnn.finetune:_step", 4, 3, "in the second epoch of the base"),
-    ("gearnn.storage:Store.remember", 1, 2, "the base is stored, its record is not"),
+    ("gearnn.store.storage:Store.remember", 1, 2, "the base is stored, its record is not"),
     ("gearnn.finetune:_step", 8, 7, "in the second epoch of the second full fine-tune"),
-    ("tasks.finetune:store_network", 1, 2, "the fine-tune is over, its network is not stored"),
-    ("gearnn.files:os.fsync", 3, None, "while a file is being written"),
-    ("tasks.sensitivity:weight_change", 2, None, "between two sensitivity tables"),
+    ("tasks.adapting.finetune:store_network", 1, 2, "the fine-tune is over, its network is not stored"),
+    ("gearnn.store.files:os.fsync", 3, None, "while a file is being written"),
+    ("tasks.adapting.sensitivity:weight_change", 2, None, "between two sensitivity tables"),
     ("gearnn.finetune:_step", 4, 3, "in the second epoch of an adaptor"),
-    ("tasks.evaluate:evaluate", 6, None, "in the middle of the scores"),
+    ("tasks.adapting.evaluate:evaluate", 6, None, "in the middle of the scores"),
     ("mlflow:MlflowClient.create_model_version", 1, 0, "the base is logged, and no version yet"),
-    ("tasks.register:tracking.log_file", 1, 0, "the first level has a run, and no version"),
+    ("tasks.registering.register:runs.log_file", 1, 0, "the first level has a run, and no version"),
     ("gearnn.registry.registering:challenge", 1, 0, "the first adaptor has a version, and no alias"),
     ("mlflow:MlflowClient.create_model_version", 1, 0, "the second adaptor is logged, and no version yet"),
     ("gearnn.registry.promoting:set_alias", 1, 0, "the adaptors are registered, none is champion"),
     ("gearnn.registry.bundling:set_alias", 1, 0, "the gearbox is registered, and not champion"),
-    ("tasks.report:_publish", 1, 0, "the report is written, and not in the UI"),
+    ("tasks.registering.report:_publish", 1, 0, "the report is written, and not in the UI"),
 ]
 
 
@@ -56,7 +57,7 @@ class Runs:
         environment |= {"GEARNN_HOME": str(folder / "home")}
         environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_LOGGING_TO_API_ENABLED": "false"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.flows.killing"],
+            [sys.executable, "-m", "tests.shared.killing"],
             cwd=REPOSITORY, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert json.loads(self._line()) == "ready"
@@ -125,8 +126,7 @@ def registered(base: str, runs: Runs) -> dict[str, Any]:
             entities = tracking.client().search_model_versions(f"name = '{name}'")
             versions = [registry.get_version(name, v.version) for v in entities]
             found[name.removeprefix(base)] = [
-                (v.version, v.tags.get(words.TAG_SHA256, v.tags[words.TAG_BASE_FINGERPRINT]), v.aliases)
-                for v in versions
+                (v.version, v.tags.get(TAG_SHA256, v.tags[TAG_BASE_FINGERPRINT]), v.aliases) for v in versions
             ]
         experiment = tracking.client().get_experiment_by_name(base)
         assert experiment is not None
@@ -151,9 +151,9 @@ def test_a_run_that_is_killed_anywhere_goes_on_from_there(runs: Runs, unbroken: 
 
 OUTAGES = [
     ("gearnn.finetune:_step", 6, "prefect"),
-    ("tasks.finetune:store_network", 2, "s3"),
-    ("tasks.register:tracking.log_file", 1, "mlflow"),
-    ("tasks.register:tracking.log_file", 2, "postgres"),
+    ("tasks.adapting.finetune:store_network", 2, "s3"),
+    ("tasks.registering.register:runs.log_file", 1, "mlflow"),
+    ("tasks.registering.register:runs.log_file", 2, "postgres"),
 ]
 
 

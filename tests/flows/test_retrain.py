@@ -13,16 +13,17 @@ from prefect.artifacts import Artifact
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from flows.retrain import retrain
-from gearnn import registry, tracking
-from gearnn import vocabulary as words
+from gearnn import registry
 from gearnn.errors import LevelsFailedError, PlanError
 from gearnn.gearbox import GearBox
-from gearnn.storage import Store
-from tasks import ingredients
-from tasks.compare import compare
-from tasks.retrain import read_plans
+from gearnn.registry import runs
+from gearnn.registry.names import CHALLENGER, CHAMPION, TAG_LEVEL
+from gearnn.store.storage import Store
+from tasks.registering import ingredients
+from tasks.retraining.compare import compare
+from tasks.retraining.retrain import read_plans
 from tests.conftest import camvid_copy
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.filterwarnings("ignore")]
@@ -68,7 +69,7 @@ class World:
 
     def versions(self) -> dict[str, str]:
         """Every version of an adaptor -> its aliases."""
-        return {f"{v.tags[words.TAG_LEVEL]} {v.version}": " ".join(v.aliases) for v in registry.adaptors(NAME)}
+        return {f"{v.tags[TAG_LEVEL]} {v.version}": " ".join(v.aliases) for v in registry.adaptors(NAME)}
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_other_frames_or_another_version_of_a_step_are_told(world: World, monkey
     world.write(levels=["jpeg:quality=5"])
     world.retrain()
     now = ingredients.full_finetune.fn.version
-    monkeypatch.setattr("tasks.ingredients.full_finetune.fn.version", now + 1)
+    monkeypatch.setattr("tasks.registering.ingredients.full_finetune.fn.version", now + 1)
     assert world.states() == {"jpeg:quality=5": ("changed", f"steps.full_finetune {now} -> {now + 1}")}
     monkeypatch.undo()
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))
@@ -123,9 +124,9 @@ def test_the_champion_is_scored_again_when_the_held_out_frames_are_others(world:
     scores = [
         json.loads(record.read_text()) for record in (Path(plan.store) / "records" / "evaluate_solution").glob("*.json")
     ]
-    assert [score["level"] for score in scores if score["solution"] == words.CHAMPION] == ["jpeg:quality=5"]
+    assert [score["level"] for score in scores if score["solution"] == CHAMPION] == ["jpeg:quality=5"]
     assert Store(plan.store).root.is_dir()
-    (version,) = [v for v in registry.adaptors(NAME) if words.CHAMPION in v.aliases]
+    (version,) = [v for v in registry.adaptors(NAME) if CHAMPION in v.aliases]
     assert version.version == "1"  # the same adaptor, so it is no better
 
 
@@ -183,12 +184,12 @@ def test_train_base_does_not_take_the_place_of_a_base_that_is_in_use(world: Worl
     )
     trained = train_base(read_plans([str(path)])[str(path)])
     assert (trained.registered.version, trained.registered.champion) == ("2", "1")
-    assert registry.get_version(NAME, "2").aliases == (words.CHALLENGER,)
+    assert registry.get_version(NAME, "2").aliases == (CHALLENGER,)
     state, why = world.states()["jpeg:quality=5"]
     assert state == "changed"
     assert why.startswith("base ")
     world.retrain()
-    assert registry.get_version(NAME, "2").aliases == (words.CHAMPION,)
+    assert registry.get_version(NAME, "2").aliases == (CHAMPION,)
     assert world.versions() == {"jpeg:quality=5 2": "challenger champion", "jpeg:quality=5 1": ""}
 
 
@@ -249,7 +250,7 @@ def test_a_new_base_waits_until_every_level_in_use_has_an_adaptor_of_it(world: W
     assert state == "undecided"
     assert why == "its base, version 1, is not in use, and nobody has decided about it"
     assert [r.version for r in world.retrain().registered] == ["1", "1"]
-    assert registry.get_version(NAME, "1").aliases == (words.CHAMPION,)
+    assert registry.get_version(NAME, "1").aliases == (CHAMPION,)
     assert world.versions()["jpeg:quality=5 1"] == "champion"
     assert set(world.states().values()) == {("present", "")}
 
@@ -260,7 +261,7 @@ def test_a_new_base_that_no_adaptor_beats_leaves_none_of_the_old_ones_behind(wor
     world.write(levels=["jpeg:quality=5"], base=OTHER_BASE, promotion={"margin": 100})  # points, which none reaches
     (made,) = world.retrain().registered
     assert "of the base" in made.reason
-    assert registry.get_version(NAME, "2").aliases == (words.CHAMPION,)
+    assert registry.get_version(NAME, "2").aliases == (CHAMPION,)
     assert world.versions() == {"jpeg:quality=5 2": "challenger", "jpeg:quality=5 1": ""}
     assert set(world.states().values()) == {("present", "")}
 
@@ -358,7 +359,7 @@ def test_the_registry_is_asked_four_times_however_much_it_holds(world: World, mo
     world.write()
     world.retrain()
     asked = []
-    client = tracking.client()
+    client = runs.client()
     for name in (
         "search_model_versions",
         "search_registered_models",

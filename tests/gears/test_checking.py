@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.compute import own_copy
 from gearnn.errors import GearError
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
+from gearnn.gears.holding import Hold
 from gearnn.layers import layers_of, stored_tensors
-from gearnn.problem import SemanticSegmentation
+from gearnn.machine.compute import own_copy
+from gearnn.problems.problem import SemanticSegmentation
 from tests.gears.test_mixed import LEVELS, adapted
 from tests.test_gearbox import HOLDS
 

@@ -9,7 +9,7 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.errors import GearError
 from gearnn.gearbox import GearBox
-from gearnn.gears import InPlace
+from gearnn.gears.in_place import InPlace
 from gearnn.layers import stored_tensors
 from tests.conftest import TinyNet
 from tests.test_gearbox import make_adaptor

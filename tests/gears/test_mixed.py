@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gearnn.adaptor import Adaptor
 from gearnn.errors import GearError
 from gearnn.gearbox import GearBox
-from gearnn.gears import Hold
+from gearnn.gears.holding import Hold
 from gearnn.gears.mixed import joined
 from gearnn.layers import layers_of
 from gearnn.models import load_model

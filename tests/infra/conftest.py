@@ -7,13 +7,13 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
     from infra.services import Services
-    from tests.infra.works import Works
+    from tests.shared.works import Works
 
 
 @pytest.fixture(scope="session")
 def works(services: "Services", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Works"]:
     """Deployments and one worker for all tests of them; who kills the worker need not start it again."""
-    from tests.infra.works import works as running_works
+    from tests.shared.works import works as running_works
 
     with running_works(services, tmp_path_factory.mktemp("works")) as made:
         yield made

@@ -14,12 +14,12 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 
-from flows import deployments
+from flows.running import deployments
 from gearnn import registry
 from infra.ci.changes import PushError, Request, commit_before, compare
 from infra.ci.summary import markdown
 from tests.conftest import REPOSITORY
-from tests.infra.works import BASE, LEVELS, PLAN, Works, documentation, until
+from tests.shared.works import BASE, LEVELS, PLAN, Works, documentation, until
 
 WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in (REPOSITORY / ".github/workflows").glob("*.yml")}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Prefect and MLflow

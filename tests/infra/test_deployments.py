@@ -13,15 +13,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 from typer.testing import CliRunner
 
-from flows import deployments
-from flows.cli import app
+from flows.cli.app import app
+from flows.running import deployments
 from gearnn import registry
 from gearnn.errors import ServerError
 from gearnn.plan import Plan
 from infra.ci.changes import Request
 from infra.ci.summary import what_came
 from infra.deploy import AUTOMATIONS, read_automations
-from tests.infra.works import BASE, LEVELS, Works, plan, until
+from tests.shared.works import BASE, LEVELS, Works, plan, until
 
 DEPLOYED = {"adapt/gpu", "adapt-level/gpu", "benchmark/gpu", "train-base/gpu", "retrain/gpu"}
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Prefect and MLflow

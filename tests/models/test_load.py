@@ -38,7 +38,7 @@ def test_names_of_all_families_are_known() -> None:
     assert {"drn_d_22", "mask_rcnn", "resnet50", "deeplabv3_resnet50", "maskrcnn_resnet50_fpn_v2"} <= set(names)
     assert problem_of_model("mask_rcnn") == problem_of_model("maskrcnn_resnet50_fpn") == "instance_segmentation"
     assert problem_of_model("drn_d_38") == "semantic_segmentation"
-    assert problem_of_model("tests.nets:zoo") is None
+    assert problem_of_model("tests.shared.nets:zoo") is None
 
 
 @pytest.mark.parametrize(
@@ -66,24 +66,30 @@ def test_names_of_all_families_are_known() -> None:
         ("mask_rcnn", 2, {"anchor_sizes": 32}, PlanError, "mask_rcnn: expected kwargs that it takes, but it raised"),
         ("mask_rcnn", 2, {"backbone": 3}, PlanError, "mask_rcnn: expected kwargs that it takes, but it raised"),
         (
-            "tests.nets:raises",
+            "tests.shared.nets:raises",
             2,
             {},
             PlanError,
-            r"tests.nets:raises\(num_classes=2\): it raised ValueError: no",
+            r"tests.shared.nets:raises\(num_classes=2\): it raised ValueError: no",
         ),
-        ("tests.nets:zoo", 2, {"wide": 3}, PlanError, "it raised TypeError: .*unexpected keyword argument 'wide'"),
-        ("tests.nets:no_module", 2, {}, PlanError, "expected it to return a torch.nn.Module, but got dict"),
-        ("tests.nets:lazy", 2, {}, PlanError, "expected parameters with shapes, but weight is lazy"),
         (
-            "tests.nets:nothing",
+            "tests.shared.nets:zoo",
+            2,
+            {"wide": 3},
+            PlanError,
+            "it raised TypeError: .*unexpected keyword argument 'wide'",
+        ),
+        ("tests.shared.nets:no_module", 2, {}, PlanError, "expected it to return a torch.nn.Module, but got dict"),
+        ("tests.shared.nets:lazy", 2, {}, PlanError, "expected parameters with shapes, but weight is lazy"),
+        (
+            "tests.shared.nets:nothing",
             2,
             {},
             PlanError,
-            "expected a function or class nothing in tests.nets",
+            "expected a function or class nothing in tests.shared.nets",
         ),
         ("tests.nests:zoo", 2, {}, PlanError, "tests.nests cannot be imported: ModuleNotFoundError.*PYTHONPATH"),
-        ("tests.nets:", 2, {}, PlanError, "expected package.module:function"),
+        ("tests.shared.nets:", 2, {}, PlanError, "expected package.module:function"),
     ],
 )
 def test_what_cannot_be_built_is_told(
@@ -94,16 +100,16 @@ def test_what_cannot_be_built_is_told(
 
 
 def test_a_users_function_is_told_the_classes_where_it_takes_them() -> None:
-    assert build_model("tests.nets:zoo", 5, {"width": 4}).up.out_channels == 5
-    assert build_model("tests.nets:zoo", 5, {"num_classes": 3}).up.out_channels == 3
-    assert build_model("tests.nets:without_classes", 5).up.out_channels == 9
+    assert build_model("tests.shared.nets:zoo", 5, {"width": 4}).up.out_channels == 5
+    assert build_model("tests.shared.nets:zoo", 5, {"num_classes": 3}).up.out_channels == 3
+    assert build_model("tests.shared.nets:without_classes", 5).up.out_channels == 9
 
 
 def test_tied_weights_are_written_and_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_model("tests.nets:zoo", 3)
+    model = build_model("tests.shared.nets:zoo", 3)
     save_checkpoint(tmp_path / "zoo.safetensors", model)
-    again = load_model("tests.nets:zoo", 3, tmp_path / "zoo.safetensors")
+    again = load_model("tests.shared.nets:zoo", 3, tmp_path / "zoo.safetensors")
     assert again.tied.weight is again.embedding.weight
     assert torch.equal(again.tied.weight, model.tied.weight)
 
@@ -193,8 +199,8 @@ def test_densenets_with_torchvisions_old_names_load(tmp_path: Path) -> None:
 
 def test_one_name_of_tied_weights_is_enough(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = build_model("tests.nets:zoo", 3)
+    model = build_model("tests.shared.nets:zoo", 3)
     safetensors.torch.save_model(model, str(tmp_path / "zoo.safetensors"))
-    again = load_model("tests.nets:zoo", 3, tmp_path / "zoo.safetensors")
+    again = load_model("tests.shared.nets:zoo", 3, tmp_path / "zoo.safetensors")
     assert torch.equal(again.embedding.weight, model.embedding.weight)
     assert again.tied.weight is again.embedding.weight

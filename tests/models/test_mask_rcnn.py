@@ -15,7 +15,7 @@ from gearnn.models import build_model, load_model, save_checkpoint, start_from
 from gearnn.models.checkpoint import named_tensors
 from gearnn.models.frozen import freeze_batchnorms, thaw_batchnorms
 from gearnn.models.mask_rcnn import mask_rcnn
-from tests.nets import TINY_MASK_RCNN
+from tests.shared.nets import TINY_MASK_RCNN
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +129,11 @@ def test_a_backbone_of_timm_can_carry_the_pyramid() -> None:
         ({"backbone": "resnet18", "backbone_kwargs": {"w": 3}}, PlanError, "expected backbone_kwargs that it takes"),
         ({"backbone": "vit_b_16"}, CheckpointError, "it raised AssertionError: Wrong image height"),
         (
-            {"backbone": "tests.nets:zoo", "backbone_kwargs": {"num_classes": 3}},
+            {"backbone": "tests.shared.nets:zoo", "backbone_kwargs": {"num_classes": 3}},
             CheckpointError,
             "two or more",
         ),
-        ({"backbone": "tests.nets:no_forward"}, CheckpointError, "it raised NotImplementedError"),
+        ({"backbone": "tests.shared.nets:no_forward"}, CheckpointError, "it raised NotImplementedError"),
         ({"min_sizes": 3}, PlanError, "expected kwargs among .*min_size, .*, but got min_sizes"),
         ({"anchor_sizes": [8, 16]}, PlanError, "expected 5 anchor_sizes, one a map of the pyramid, but got 2"),
     ],

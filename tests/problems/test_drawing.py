@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from gearnn.colours import overlay
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, Instances, with_truth
 from gearnn.datasets.streets import Streets
-from gearnn.frequency import frequency_response
+from gearnn.evaluation.frequency import frequency_response
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.metrics import Detections
 from gearnn.models import build_model
-from gearnn.problem import (
+from gearnn.problems.colours import overlay
+from gearnn.problems.problem import (
     Classification,
     Classifying,
     Differentiable,
@@ -21,7 +21,7 @@ from gearnn.problem import (
     Problem,
     SemanticSegmentation,
 )
-from tests.nets import TINY_MASK_RCNN
+from tests.shared.nets import TINY_MASK_RCNN
 
 CHANNELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 SEGMENTATION = SemanticSegmentation(num_classes=3, ignore_index=2, **CHANNELS)  # type: ignore[arg-type]

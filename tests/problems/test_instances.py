@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
 from gearnn.algorithm1 import adapt_level
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset, Instances, Sample, with_truth
 from gearnn.datasets.streets import Streets
 from gearnn.errors import AdaptorError, DataError, PlanError
@@ -20,11 +19,12 @@ from gearnn.finetune import finetune
 from gearnn.gearbox import GearBox
 from gearnn.layers import layers_of, model_size
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.metrics import Detections
 from gearnn.models import build_model
-from gearnn.problem import InstanceSegmentation
+from gearnn.problems.problem import InstanceSegmentation
 from gearnn.recipe import Recipe
-from tests.nets import TINY_MASK_RCNN
+from tests.shared.nets import TINY_MASK_RCNN
 
 PROBLEM = InstanceSegmentation(num_classes=9)
 LEVELS = ("jpeg:quality=10", "jpeg:quality=40")

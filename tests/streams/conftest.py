@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from gearnn.gearbox import GearBox
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from tests.test_gearbox import make_adaptor
 
 

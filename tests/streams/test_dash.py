@@ -13,7 +13,7 @@ from gearnn.distortions.video import decode_clip
 from gearnn.errors import StreamError
 from gearnn.streams import RateBased, play
 from gearnn.streams.dash import Piece, Presentation
-from tests.streams.scenes import order_of, pan, same_pixels, serving
+from tests.shared.scenes import order_of, pan, same_pixels, serving
 
 WHOLE = 'type="static" mediaPresentationDuration="PT10S"'
 VIDEO = '<AdaptationSet contentType="video">{}</AdaptationSet>'

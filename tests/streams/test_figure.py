@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from gearnn.figures import save
+from gearnn.evaluation.figures import save
 from gearnn.streams import FrameRecord
 from gearnn.streams.figure import over_time
 

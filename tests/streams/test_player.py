@@ -14,8 +14,8 @@ from gearnn.errors import StreamError
 from gearnn.streams import RateBased, Segment, open_source, play
 from gearnn.streams.dash import Presentation, Representation
 from gearnn.streams.fetch import Fetcher
-from tests.servers import cutting_proxy
-from tests.streams.scenes import pan, serving
+from tests.shared.scenes import pan, serving
+from tests.shared.servers import cutting_proxy
 
 BANDWIDTHS = (100.0, 400.0, 1600.0)
 CHOICES = [Representation(id=f"{b:g}", bandwidth=b, pieces=()) for b in BANDWIDTHS]

@@ -16,12 +16,12 @@ from gearnn.distortions import Sensed, decode, encode, encode_clip, sense
 from gearnn.distortions.video import decode_clip
 from gearnn.errors import StreamError
 from gearnn.levels import DistortionLevel
-from gearnn.problem import Classification, InstanceSegmentation, SemanticSegmentation
+from gearnn.problems.problem import Classification, InstanceSegmentation, SemanticSegmentation
 from gearnn.streams import Segment, Truth, open_source, throttle
 from gearnn.streams.dash import Presentation
 from gearnn.streams.presentation import write_presentation
 from gearnn.streams.throttle import read_trace, throttled
-from tests.streams.scenes import same_pixels
+from tests.shared.scenes import same_pixels
 
 SCENES = Streets("val", 7, 0, Camera(size=(48, 32)))
 JPEG = [DistortionLevel.parse(f"jpeg:quality={quality}") for quality in (80, 10)]

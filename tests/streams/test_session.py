@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from gearnn.choice import Policy, Steady
-from gearnn.compute import Compute
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.frames import Sample
 from gearnn.datasets.streets import Scene, Streets
@@ -21,15 +19,17 @@ from gearnn.distortions.video import decode_clip
 from gearnn.errors import DataError
 from gearnn.evaluate import evaluate
 from gearnn.gearbox import GearBox
+from gearnn.gears.choice import Policy, Steady
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.metrics import SegmentationScore
-from gearnn.problem import SemanticSegmentation
+from gearnn.problems.problem import SemanticSegmentation
 from gearnn.streams import FrameRecord, Segment, Session, Truth, open_source, play
 from gearnn.streams.dash import Presentation, Representation
 from gearnn.streams.presentation import write_presentation
 from gearnn.streams.session import Shown
 from gearnn.streams.throttle import throttled
-from tests.streams.scenes import pan
+from tests.shared.scenes import pan
 from tests.test_gearbox import make_adaptor
 
 

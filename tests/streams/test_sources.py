@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gearnn.choice import Policy
 from gearnn.distortions import decode, encode, encode_clip
 from gearnn.distortions.h264 import x264_settings
 from gearnn.distortions.video import decode_clip
 from gearnn.errors import StreamError
 from gearnn.gearbox import GearBox
+from gearnn.gears.choice import Policy
 from gearnn.streams import Session, open_source
 from gearnn.streams.media import as_transport_stream, read_video, write_video
 from gearnn.streams.segment import Segment
-from tests.streams.scenes import order_of, pan, same_pixels, serving
+from tests.shared.scenes import order_of, pan, same_pixels, serving
 
 RATE = Fraction(25)
 

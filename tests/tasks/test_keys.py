@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from gearnn.plan import Plan
-from gearnn.storage import Ref
-from tasks import base, evaluate, finetune
-from tasks.benchmark import benchmark_digest
+from gearnn.store.storage import Ref
+from tasks.adapting import base, evaluate, finetune
+from tasks.benchmarking.benchmark import benchmark_digest
 from tasks.records import Base, Data, Network, Selection
-from tasks.register import plan_digest
+from tasks.registering.register import plan_digest
 
 DATA = Data(digests={"train": "a", "promote": "b", "test": "b"}, num_frames={"train": 1, "promote": 1, "test": 1})
 BASE = Base(weights=Ref(uri="objects/x", sha256="x", size=1), fingerprint="f", num_values=3)
 DRN = {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 1}}
-ZOO = {"module": "tests.nets:zoo", "num_classes": 9, "train": {"epochs": 1}}
+ZOO = {"module": "tests.shared.nets:zoo", "num_classes": 9, "train": {"epochs": 1}}
 SEGMENTATION = {"name": "semantic_segmentation"}
 
 
@@ -48,7 +48,7 @@ def test_the_code_of_a_users_network_is_in_every_key(tmp_path: Path, monkeypatch
     before = reads(plan(ZOO, problem=SEGMENTATION))
     other = tmp_path / "nets.py"
     other.write_text("# another version")
-    monkeypatch.setattr("tests.nets.__file__", str(other))
+    monkeypatch.setattr("tests.shared.nets.__file__", str(other))
     for one, changed in zip(before, reads(plan(ZOO, problem=SEGMENTATION)), strict=True):
         assert one != changed
 

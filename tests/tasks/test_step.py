@@ -7,7 +7,7 @@ import pytest
 from gearnn.errors import StoppedError
 from gearnn.finetune import Progress
 from gearnn.plan import Plan
-from gearnn.storage import Store
+from gearnn.store.storage import Store
 from tasks import progress
 from tasks.records import Network
 from tasks.step import step

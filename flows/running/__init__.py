@@ -1,0 +1,1 @@
+"""How flows run: task runners, clusters, deployments, notes for whoever waits."""

@@ -1,0 +1,1 @@
+"""What a network needs of the machine: device and precision, random numbers, slots, copies in memory."""

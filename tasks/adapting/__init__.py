@@ -1,0 +1,1 @@
+"""Steps from a plan to adaptors: frames, base, fine-tunes, sensitivities, knapsack, scores."""

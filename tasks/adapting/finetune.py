@@ -1,0 +1,160 @@
+"""Full and partial fine-tuning of the base at one level (Algorithm 1, lines 2 and 8)."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gearnn.adaptor import Adaptor
+from gearnn.distortions import kind_of, needs_calibration
+from gearnn.finetune import FineTuned, Loss, finetune
+from gearnn.layers import Layer, layers_of, named
+from gearnn.levels import DistortionLevel
+from gearnn.objectives import distilled_loss
+from gearnn.plan import Plan
+from gearnn.plan.resolve import calibration_of, compute_of, network_identity, numerics_of, samples_of
+from gearnn.plan.sections import FinetuneSpec
+from gearnn.recipe import Recipe
+from gearnn.store.storage import Store
+from tasks.adapting.base import fetch_network, problem_for, store_network
+from tasks.progress import reporter
+from tasks.records import AdaptorFile, Base, Data, Network, Selection
+from tasks.step import keeper, step
+
+
+def _without_teacher(how: FinetuneSpec) -> dict[str, Any]:
+    return {name: value for name, value in how.facts().items() if name != "distill"}
+
+
+def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
+    return {
+        "base": base.fingerprint,
+        "frames": data.digests["train"],
+        "level": level,
+        "problem": problem_for(plan).describe(),
+        "finetune": _without_teacher(how),
+        "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "seed": plan.seed,
+        "numerics": numerics_of(plan),
+        **network_identity(plan),
+    }
+
+
+def _reads_full(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any]:
+    return _common(plan, base, data, level, plan.finetune)
+
+
+@step(version=2, reads=_reads_full, label="full fine-tune {level}", computes=True)
+def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path) -> Network:
+    """D*_q = f_q(D); at level ``pristine`` the control that plain extra training would give."""
+    started = time.monotonic()
+    tuned = _finetune(plan, base, level, plan.full_recipe, None, scratch, f"full fine-tune {level}")
+    return Network(
+        level=level,
+        weights=store_network(Store(plan.store), tuned.model),
+        epoch_losses=tuned.epoch_losses,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _calibrated_by(level: DistortionLevel) -> dict[str, Any]:
+    """What decides the calibration of an adaptor; nothing for levels that need none."""
+    needs = {kind: kind_of(kind).features for kind in needs_calibration(level)}
+    return {"calibrated": needs} if needs else {}
+
+
+def _taught(plan: Plan, teacher: Network | None) -> dict[str, Any]:
+    """What decides the objective of an adaptor besides its problem; nothing where that is the base's own loss."""
+    return {"distill": plan.distill, "teacher": teacher.weights.sha256} if plan.distill and teacher else {}
+
+
+def _reads_partial(
+    plan: Plan, base: Base, data: Data, level: str, selection: Selection, teacher: Network | None = None
+) -> dict[str, Any]:
+    return _common(plan, base, data, level, plan.partial or plan.finetune) | {
+        "layers": selection.layers,
+        "bound": selection.bound,
+        "granularity": plan.bound.granularity,
+        **_taught(plan, teacher),
+        **_calibrated_by(DistortionLevel.parse(level)),
+    }
+
+
+@step(version=2, reads=_reads_partial, label="partial fine-tune {level}", computes=True)
+def partial_finetune(
+    plan: Plan,
+    base: Base,
+    data: Data,
+    level: str,
+    selection: Selection,
+    teacher: Network | None = None,
+    *,
+    scratch: Path,
+) -> AdaptorFile:
+    """A*_q = f_q(A_q): only the chosen layers move.
+
+    Args:
+        plan: the plan.
+        base: D.
+        data: the checked frames.
+        level: q.
+        selection: S.
+        teacher: the full fine-tune of the level, which the adaptor follows as far as the plan says.
+        scratch: file for the last epoch.
+    """
+    started = time.monotonic()
+    network = fetch_network(plan, base.weights)
+    policy = plan.bound.batchnorm_statistics
+    layers = named(layers_of(network, plan.bound.granularity, policy), selection.layers)
+    tuned = _finetune(
+        plan, base, level, plan.partial_recipe, layers, scratch, f"partial fine-tune {level}", _objective(plan, teacher)
+    )
+    adaptor = Adaptor.extract(
+        network,
+        tuned.model,
+        layers,
+        level,
+        bound=selection.bound,
+        batchnorm_statistics=policy,
+        notes={"data": data.digests["train"]},
+    )
+    adaptor = replace(adaptor, calibration=calibration_of(plan, DistortionLevel.parse(level)))
+    return AdaptorFile(
+        level=level,
+        file=Store(plan.store).put(adaptor.to_bytes(), ".safetensors"),
+        num_values=adaptor.num_values,
+        epoch_losses=tuned.epoch_losses,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _objective(plan: Plan, teacher: Network | None) -> Loss | None:
+    if teacher is None or not plan.distill:
+        return None
+    network = fetch_network(plan, teacher.weights)
+    return distilled_loss(problem_for(plan), network, share=plan.distill, compute=compute_of(plan))
+
+
+def _finetune(
+    plan: Plan,
+    base: Base,
+    level: str,
+    recipe: Recipe,
+    layers: list[Layer] | None,
+    scratch: Path,
+    what: str,
+    loss: Loss | None = None,
+) -> FineTuned:
+    return finetune(
+        fetch_network(plan, base.weights),
+        samples_of(plan, "train", DistortionLevel.parse(level)),
+        problem_for(plan),
+        recipe,
+        layers=layers,
+        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        loss=loss,
+        compute=compute_of(plan),
+        checkpoint=scratch,
+        on_step=reporter(what),
+        on_checkpoint=keeper(plan),
+    )

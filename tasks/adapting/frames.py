@@ -1,0 +1,40 @@
+"""Distort the frames of a plan at all of its levels before anything trains on them, with all cores."""
+
+from collections.abc import Callable, Sequence
+
+from prefect import get_run_logger, task
+
+from gearnn.datasets.cache import Filled, Job, fill_cache
+from gearnn.levels import DistortionLevel
+from gearnn.plan import Plan
+from gearnn.plan.resolve import ROLES, open_role
+from gearnn.store.storage import Store
+from tasks.adapting.finetune import full_finetune
+from tasks.progress import counter, step_done
+from tasks.records import Base, Data, Frames
+
+
+@task(name="distort frames")
+def distort_frames(plan: Plan, base: Base, data: Data) -> Frames:
+    """Fill the cache of distorted frames at the levels that are still to be trained; what is there stays.
+
+    No record of it is kept: the frames themselves tell which of them are missing. A level that a codec
+    refuses is left to the steps that train for it, which fail with the reason.
+
+    Raises:
+        StoreError: the disk is full; what was finished stays.
+    """
+    levels = [DistortionLevel(), *plan.distortion_levels]
+    wanted = [level for level in levels if not full_finetune.fn.is_done(plan, base, data, str(level))]
+    filled = fill_frames(plan, wanted, counter("distort frames")) if wanted else Filled()
+    for level, reason in filled.failures.items():
+        get_run_logger().warning("level %s: %s", level, reason)
+    step_done("distort frames")
+    return Frames(num_written=filled.num_written, num_bytes=filled.num_bytes)
+
+
+def fill_frames(plan: Plan, levels: Sequence[DistortionLevel], on_done: Callable[[int, int], None]) -> Filled:
+    """Make the frames of all splits at some levels; see :func:`gearnn.datasets.cache.fill_cache`."""
+    splits = {getattr(plan.data.splits, role): open_role(plan, role) for role in ROLES}
+    jobs = [Job(dataset=dataset, levels=tuple(levels)) for dataset in splits.values()]
+    return fill_cache(jobs, Store(plan.store).frames, on_done=on_done)

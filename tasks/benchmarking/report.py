@@ -1,0 +1,151 @@
+"""The page of a benchmark: its parts, and what they say in plain words."""
+
+from collections.abc import Mapping
+
+from gearnn.evaluation import solutions
+from gearnn.evaluation.figures import Figure
+from gearnn.evaluation.report import Entry, Line, Report, Section, Table
+from gearnn.evaluation.results import GAIN_WORTH_TELLING, OK, Solution
+from gearnn.evaluation.solutions import TEST, title
+from gearnn.plan.sections import FinetuneSpec
+from tasks.benchmarking import sections
+from tasks.benchmarking.figures import Findings
+
+_GEARNN, _SWITCHING = Solution(solutions.GEARNN), Solution(solutions.SWITCHING)
+_ORIGINAL, _MIXED = Solution(solutions.ORIGINAL), Solution(solutions.MIXED)
+
+
+def compose(found: Findings, drawn: Mapping[str, Figure]) -> Report:
+    """The page."""
+    plan, results = found.plan, found.results
+    seeds = plan.benchmark.seeds or (plan.seed,)
+    held_out = plan.data.splits
+    parts = [
+        sections.accuracy(found, drawn),
+        sections.gains(results),
+        sections.other_figures(found, drawn),
+        sections.memory(found),
+        sections.layers(found, drawn),
+        sections.frequency(found, drawn),
+        sections.examples(drawn),
+        _how(found),
+    ]
+    return Report(
+        title=f"Is GearNN worth it? {plan.registered_base}",
+        subtitle=(
+            f"{title(results.metric)} in percent on the split {held_out.test} "
+            f"({found.data.num_frames[TEST]} frames), {len(plan.levels)} levels, "
+            f"bound {plan.bound.in_values(found.base.num_values):,} of {found.base.num_values:,} values, "
+            f"seeds {', '.join(map(str, seeds))}; MLflow run {found.run_id}."
+        ),
+        verdict=_verdict(found),
+        sections=[section for section in parts if section.tables or section.figures or section.texts],
+    )
+
+
+def _verdict(found: Findings) -> list[str]:
+    """The answer in plain words, and what the answer does not rest on."""
+    results, lines = found.results, []
+    own, original, full = (results.average(each) for each in (_GEARNN, _ORIGINAL, _SWITCHING))
+    if own.problem or original.problem or full.problem:
+        averages = zip((_GEARNN, _ORIGINAL, _SWITCHING), (own, original, full), strict=True)
+        gaps = [f"{solution} has {cell.problem}" for solution, cell in averages if cell.problem]
+        return [f"No verdict over all levels: {', '.join(gaps)}. The tables say what was measured, and why not more."]
+    lines.append(
+        f"With every level equally likely GearNN has {own.mean:.1f}, the base alone {original.mean:.1f}, "
+        f"DNN switching {full.mean:.1f}: {own.mean - original.mean:+.1f} against the base, "
+        f"{own.mean - full.mean:+.1f} against switching. Differences within the spread over seeds and the intervals "
+        f"over frames say little."
+    )
+    mixed = results.average(_MIXED)
+    if not mixed.problem:
+        lines.append(f"Mixed training, one network of the same number of steps, has {mixed.mean:.1f}.")
+    averages = {each: results.average(each).mean for each in results.solutions if each not in (_GEARNN, _SWITCHING)}
+    ahead = [f"{each} ({mean:.1f})" for each, mean in averages.items() if mean > own.mean]
+    if ahead:
+        lines.append(f"More than GearNN without whole networks to switch: {', '.join(ahead)}.")
+    kept = {level: results.kept(level) for level in results.levels}
+    told = [f"{100 * share:.0f} % at {level}" for level, share in kept.items() if share is not None and share == share]
+    if any(share != share for share in kept.values()):
+        lines.append("What GearNN keeps of the gain cannot be told everywhere: the pristine control is missing.")
+    elif told:
+        lines.append(f"Of what switching gains over the pristine control GearNN keeps {', '.join(told)}.")
+    else:
+        lines.append(
+            f"Switching gains less than {GAIN_WORTH_TELLING:g} points over the pristine control at every level: "
+            f"there is little here that adapting repairs."
+        )
+    lost = [
+        level for level in results.levels if results.cell(_GEARNN, level).mean < results.cell(_ORIGINAL, level).mean
+    ]
+    if lost:
+        lines.append(f"Worse than the base at {', '.join(lost)}.")
+    return lines
+
+
+def _how(found: Findings) -> Section:
+    full, partial = found.plan.finetune, found.plan.partial or found.plan.finetune
+    held_out = found.plan.data.splits
+    texts = [
+        f"Whole networks: {_recipe(full)}. Adaptors of every kind: {_recipe(partial)}. The same seed, order of frames "
+        f"and mirroring for all.",
+    ]
+    shown = {solution.name for solution in found.results.solutions}
+    if solutions.MIXED_LONG in shown:
+        texts.append(
+            f"{solutions.MIXED_LONG} has {len(found.plan.distortion_levels)} times the steps of one full fine-tune."
+        )
+    if solutions.PAPER_RECIPE in shown:
+        texts.append(f"{solutions.PAPER_RECIPE} trains GearNN's layers as whole networks are trained.")
+    texts.append(
+        "GearNN needs the full fine-tunes of DNN switching and the control before its own, which are counted there."
+    )
+    if held_out.test == held_out.promote:
+        texts.append(f"This data has one held-out split, {held_out.test}, by which versions are chosen, too.")
+    if found.failures:
+        texts.append("Not measured: " + "; ".join(found.failures) + ".")
+    seconds = found.table[found.table["status"] == OK].drop_duplicates(["solution", "setting", "level_trained", "seed"])
+    times = seconds.groupby("solution", sort=False)["seconds"].agg(["count", "sum"])
+    rows = [
+        Line(
+            cells=[Entry(text=str(name)), Entry(text=str(int(row["count"]))), Entry(text=f"{row['sum'] / 60:.1f} min")]
+        )
+        for name, row in times.iterrows()
+        if row["sum"]
+    ]
+    runs = found.table.drop_duplicates(["solution", "setting", "seed"])
+    listed = [
+        Line(
+            cells=[
+                Entry(text=f"{row.solution} {row.setting}".strip()),
+                Entry(text=str(row.seed)),
+                Entry(text=str(row.run_id)),
+            ]
+        )
+        for row in runs.itertuples()
+    ]
+    return Section(
+        key="how",
+        title="How it was measured",
+        texts=texts,
+        tables=[
+            Table(heading=["made", "how many", "wall time"], rows=rows),
+            Table(heading=["MLflow runs", "seed", "run"], rows=listed),
+        ],
+    )
+
+
+def _recipe(how: FinetuneSpec) -> str:
+    facts = how.facts()
+    optimizer = facts["optimizer"]
+    extra = " times the size of each tensor's values" if optimizer.get("relative") else ""
+    extra += f", momentum {optimizer['momentum']:g}" if optimizer["name"] == "sgd" else ""
+    extra += f", weight decay {optimizer['weight_decay']:g}" if optimizer["weight_decay"] else ""
+    extra += f", gradients clipped at {facts['clip']:g}" if facts.get("clip") else ""
+    schedule = facts["schedule"] + (f" after a warm-up of {100 * facts['warmup']:g} %" if facts["warmup"] else "")
+    share = facts.get("distill", 0.0)
+    taught = f", {100 * share:g} % of the loss from the full fine-tune's predictions" if share else ""
+    return (
+        f"{optimizer['name']} at {optimizer['lr']:g}{extra}, {schedule}, {facts['epochs']} epochs of batches of "
+        f"{facts['batch_size']}{taught}"
+    )

@@ -1,0 +1,1 @@
+"""What ``gearnn doctor`` looks at."""

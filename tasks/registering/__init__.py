@@ -1,0 +1,1 @@
+"""Steps from adaptors to versions in use: register, decide, report."""

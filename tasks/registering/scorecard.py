@@ -1,0 +1,99 @@
+"""What people read: the table of a run, and the scorecard of one version. Text in, text out."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from gearnn.evaluation import solutions
+from gearnn.evaluation.solutions import TEST, title
+from tasks.records import Base, Row, Score
+
+_HEADINGS = (
+    "level",
+    "base",
+    "clean fine-tune",
+    "full fine-tune",
+    "adaptor",
+    "kept of the gain",
+    "values",
+    "share",
+    "layers",
+)
+_GAIN_WORTH_TELLING = 2.0
+
+
+def kept_share(row: Row) -> float | None:
+    """What the adaptor keeps of the gain of DNN switching over the pristine control, on the test split.
+
+    None where that gain is below 2 points, because the quotient would be noise.
+    """
+    clean, full, adaptor = (row.scores[s].values[TEST] for s in (solutions.CLEAN, solutions.FULL, solutions.ADAPTOR))
+    return (adaptor - clean) / (full - clean) if full - clean >= _GAIN_WORTH_TELLING else None
+
+
+def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
+    """The table of a run, headings first: accuracies of every solution and the adaptor's size."""
+    cells = [_HEADINGS]
+    for row in rows:
+        figures = (f"{row.scores[solution].values[TEST]:.1f}" for solution in solutions.SOLUTIONS)
+        size = row.adaptor.num_values
+        cells.append(
+            (
+                row.level,
+                *figures,
+                _kept(row),
+                f"{size:,}",
+                f"{100 * size / base.num_values:.2f} %",
+                str(len(row.selection.layers)),
+            )
+        )
+    return cells
+
+
+def all_figures(score: Score, role: str) -> dict[str, float]:
+    """Every figure of a solution on the split of a role, the primary one first; NaN ones are left out."""
+    figures = {score.figure: score.values[role]} | score.figures.get(role, {})
+    return {name: value for name, value in figures.items() if not math.isnan(value)}
+
+
+def _kept(row: Row) -> str:
+    base, adaptor = (row.scores[solution].values[TEST] for solution in (solutions.BASE, solutions.ADAPTOR))
+    if math.isnan(adaptor + base):
+        return "no truth"
+    if adaptor < base:
+        return "worse than the base"
+    kept = kept_share(row)
+    return "gain under 2 points" if kept is None else f"{100 * kept:.0f} %"
+
+
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is the heading."""
+    heading, *body = cells
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def accuracy_cells(scores: Sequence[Score]) -> list[tuple[str, ...]]:
+    """Every figure of some solutions on the test split, headings first."""
+    primary = scores[0].figure
+    others = [name for name in all_figures(scores[0], TEST) if name != primary]
+    heading = (f"{title(primary)} (test)", "95 % interval over frames", *map(title, others))
+    cells: list[tuple[str, ...]] = [("solution", *heading)]
+    for score in scores:
+        figures = all_figures(score, TEST)
+        rest = (f"{figures[name]:.2f}" if name in figures else "" for name in others)
+        cells.append((score.solution, f"{score.values[TEST]:.2f}", f"{score.low:.1f} to {score.high:.1f}", *rest))
+    return cells
+
+
+def scorecard(row: Row, base: Base, tags: Mapping[str, str]) -> str:
+    """The description of an adaptor's version: accuracy, size against the bound, layers, digests."""
+    accuracy = accuracy_cells(list(row.scores.values()))
+    share = 100 * row.adaptor.num_values / base.num_values
+    digests = "\n".join(f"- `{name}`: `{value}`" for name, value in sorted(tags.items()))
+    return (
+        f"### {row.level}\n\n{markdown(accuracy)}\n\n"
+        f"**Size** {row.adaptor.num_values:,} values, {share:.2f} % of the base; "
+        f"bound {row.selection.bound:,} values.\n\n"
+        f"**{len(row.selection.layers)} layers** {', '.join(f'`{name}`' for name in row.selection.layers)}\n\n"
+        f"**Digests**\n{digests}\n"
+    )

@@ -1,0 +1,161 @@
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from gearnn.errors import DataError
+from gearnn.evaluation import solutions
+from gearnn.evaluation.results import Results, Solution, read_results, write_results
+
+GEARNN, ORIGINAL = Solution(solutions.GEARNN), Solution(solutions.ORIGINAL)
+LEVELS = ["jpeg:quality=5", "jpeg:quality=20", "jpeg:quality=100"]
+
+
+def row(solution: str, tested: str, value: float, **changes: Any) -> dict[str, Any]:
+    trained = tested if solution in solutions.PER_LEVEL else ""
+    facts = {
+        "solution": solution,
+        "setting": "",
+        "level_trained": trained,
+        "level_tested": tested,
+        "split": "test",
+        "metric": "miou",
+        "is_primary": True,
+        "value": value,
+        "low": value - 1,
+        "high": value + 1,
+        "seed": 0,
+        "num_values": 10,
+        "seconds": 1.0,
+        "status": "ok",
+        "run_id": "r",
+    }
+    return facts | changes
+
+
+def failed(solution: str, tested: str, why: str, **changes: Any) -> dict[str, Any]:
+    return row(solution, tested, math.nan, metric="", is_primary=False, status=why) | changes
+
+
+def table(*rows: dict[str, Any]) -> Results:
+    return Results(pd.DataFrame(rows), LEVELS)
+
+
+def full_table(**changes: Sequence[float]) -> list[dict[str, Any]]:
+    values = {
+        solutions.ORIGINAL: (30.0, 50.0, 55.0),
+        solutions.CLEAN: (31.0, 50.0, 56.0),
+        solutions.MIXED: (40.0, 51.0, 53.0),
+        solutions.SWITCHING: (46.0, 51.5),
+        solutions.GEARNN: (44.5, 52.0),
+    }
+    return [row(s, level, value) for s, own in values.items() for level, value in zip(LEVELS, own, strict=False)]
+
+
+def test_a_table_survives_the_way_to_parquet_and_back(tmp_path: Path) -> None:
+    written = write_results(tmp_path / "t.parquet", full_table(), {"plan": "p"})
+    read, about = read_results(tmp_path / "t.parquet")
+    pd.testing.assert_frame_equal(written, read, check_dtype=False)
+    assert about == {"plan": "p"}
+    (tmp_path / "no.parquet").write_text("text")
+    with pytest.raises(DataError, match="expected a Parquet file"):
+        read_results(tmp_path / "no.parquet")
+    pd.DataFrame({"solution": []}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"'level_tested', .* are missing"):
+        read_results(tmp_path / "other.parquet")
+
+
+def test_means_and_gains_are_those_of_a_pocket_calculator() -> None:
+    results = table(*full_table())
+    assert results.average(ORIGINAL).mean == pytest.approx(45.0)
+    assert results.average(GEARNN).mean == pytest.approx((44.5 + 52 + 55) / 3)  # the base runs at Q=100
+    assert results.gain(GEARNN, ORIGINAL).mean == pytest.approx((14.5 + 2 + 0) / 3)
+    assert results.gain(GEARNN, Solution(solutions.MIXED)).mean == pytest.approx((4.5 + 1 + 2) / 3)
+    assert results.gain(GEARNN, Solution(solutions.SWITCHING)).mean == pytest.approx((-1.5 + 0.5) / 3)
+    assert results.kept(LEVELS[0]) == pytest.approx((44.5 - 31) / (46 - 31))
+    assert results.kept(LEVELS[1]) is None  # switching gains 1.5 points there
+    assert results.kept(LEVELS[2]) is None  # the base runs there, in both
+    assert [s.name for s in results.solutions] == [
+        solutions.ORIGINAL,
+        solutions.CLEAN,
+        solutions.MIXED,
+        solutions.GEARNN,
+        solutions.SWITCHING,
+    ]
+
+
+def test_seeds_are_averaged_and_their_spread_is_told() -> None:
+    rows = full_table() + [
+        row(solutions.GEARNN, level, v, seed=1) for level, v in zip(LEVELS, (46.5, 51.0), strict=False)
+    ]
+    results = table(*rows)
+    cell = results.cell(GEARNN, LEVELS[0])
+    assert (cell.mean, cell.num_seeds) == (45.5, 2)
+    assert cell.spread == pytest.approx(math.sqrt(2))
+    assert str(cell) == "45.5 ± 1.4"
+    assert str(results.cell(ORIGINAL, LEVELS[0])) == "30.0"
+    average = results.average(GEARNN)
+    assert average.num_seeds == 2
+    assert average.mean == pytest.approx(((44.5 + 52 + 55) + (46.5 + 51 + 55)) / 6)
+    assert average.spread == pytest.approx(abs((44.5 + 52) - (46.5 + 51)) / 3 / math.sqrt(2))
+
+
+def test_nothing_that_is_missing_is_dropped_from_an_average() -> None:
+    rows = [r for r in full_table() if (r["solution"], r["level_tested"]) != (solutions.MIXED, LEVELS[1])]
+    results = table(*rows)
+    assert str(results.cell(Solution(solutions.MIXED), LEVELS[1])) == "not measured"
+    assert str(results.average(Solution(solutions.MIXED))) == "2 of 3 levels"
+    assert math.isnan(results.average(Solution(solutions.MIXED)).mean)
+    assert str(results.gain(GEARNN, Solution(solutions.MIXED))) == "mixed training: 2 of 3 levels"
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("DivergedError: the loss became nan in epoch 1", "diverged"),
+        ("PlanError: stability training: expected a problem that classifies", "not possible"),
+        ("RuntimeError: anything else", "failed"),
+    ],
+)
+def test_a_solution_that_failed_says_so_in_place_of_its_value(reason: str, told: str) -> None:
+    rows = [r for r in full_table() if r["solution"] != solutions.GEARNN]
+    rows += [failed(solutions.GEARNN, LEVELS[0], reason), row(solutions.GEARNN, LEVELS[1], 52.0)]
+    results = table(*rows)
+    assert str(results.cell(GEARNN, LEVELS[0])) == told
+    assert str(results.average(GEARNN)) == "2 of 3 levels"
+    kept = results.kept(LEVELS[0])
+    assert kept is not None
+    assert math.isnan(kept)
+
+
+def test_one_diverged_seed_is_not_averaged_away() -> None:
+    rows = [*full_table(), failed(solutions.GEARNN, LEVELS[0], "DivergedError: inf", seed=1)]
+    assert str(table(*rows).cell(GEARNN, LEVELS[0])) == "diverged"
+
+
+def test_a_figure_that_is_nan_is_undefined() -> None:
+    rows = [*full_table(), row(solutions.LAST_LAYERS, LEVELS[0], math.nan)]
+    assert str(table(*rows).cell(Solution(solutions.LAST_LAYERS), LEVELS[0])) == "undefined"
+
+
+def test_other_bounds_are_a_curve_and_no_solution_of_their_own() -> None:
+    rows = full_table()
+    rows += [row(solutions.GEARNN, LEVELS[0], 45.0, setting="bound=1 %", num_values=50)]
+    rows += [failed(solutions.GEARNN, LEVELS[0], "BoundError: no layer", setting="bound=0.1 %", num_values=5)]
+    results = table(*rows)
+    assert GEARNN in results.solutions
+    assert Solution(solutions.GEARNN, "bound=1 %") not in results.solutions
+    found = {
+        s.setting: (results.size(s, LEVELS[0]), str(results.cell(s, LEVELS[0]))) for s in results.bounds(LEVELS[0])
+    }
+    assert found == {"": (10, "44.5"), "bound=0.1 %": (None, "not possible"), "bound=1 %": (50, "45.0")}
+
+
+def test_an_adaptor_at_another_level_is_asked_for_by_its_own() -> None:
+    rows = [*full_table(), row(solutions.GEARNN, LEVELS[1], 41.0, level_trained=LEVELS[0])]
+    results = table(*rows)
+    assert results.cell(GEARNN, LEVELS[1], LEVELS[0]).mean == 41.0
+    assert results.cell(GEARNN, LEVELS[1]).mean == 52.0

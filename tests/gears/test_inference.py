@@ -1,0 +1,70 @@
+"""Frames whose level is not what it seems, through a gearbox to the answer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gearnn.datasets import Camera, DistortedDataset
+from gearnn.datasets.streets import Streets
+from gearnn.distortions import calibrate, encode
+from gearnn.errors import SenseError
+from gearnn.gearbox import GearBox
+from gearnn.gears.choice import Policy
+from gearnn.levels import DistortionLevel
+from gearnn.problems.problem import SemanticSegmentation
+from tests.test_gearbox import make_adaptor
+
+TEN, THIRTY = "jpeg:quality=10", "jpeg:quality=30"
+
+
+@pytest.fixture
+def gearbox(tiny: nn.Module, problem: SemanticSegmentation) -> GearBox:
+    return GearBox(tiny, [make_adaptor(tiny, TEN, ["bn"]), make_adaptor(tiny, THIRTY, ["head"])], problem)
+
+
+@pytest.mark.parametrize("last", [70, 90, 95])
+def test_a_jpeg_that_was_saved_twice_runs_with_the_gear_of_its_first_quality(
+    gearbox: GearBox, photo: Image.Image, last: int
+) -> None:
+    data = encode(photo, f"jpeg:quality=10+jpeg:quality={last}")
+    answer = gearbox.infer([data])[0]
+    assert (str(answer.sensed), str(answer.used), answer.off_map) == (TEN, TEN, "")
+    assert answer.note == f"saved at a quality of {last} after one of about 10"
+    assert torch.equal(answer.prediction, gearbox.infer([data], level=TEN)[0].prediction)  # no contradiction
+    assert str(gearbox.sense(data).level) == TEN
+
+
+def test_a_policy_may_go_by_the_header_alone(gearbox: GearBox, photo: Image.Image) -> None:
+    data = encode(photo, "jpeg:quality=10+jpeg:quality=90")
+    answer = gearbox.infer([data], policy=Policy(closely=False))[0]
+    assert (str(answer.sensed), answer.used.is_pristine, answer.note) == ("jpeg:quality=90", True, "")
+
+
+def test_a_jpeg_with_tables_of_no_quality_is_off_the_map(gearbox: GearBox, photo: Image.Image) -> None:
+    data = bytearray(encode(photo, TEN))
+    at = data.index(b"\xff\xdb") + 5
+    data[at : at + 64] = bytes((1, 255) * 32)
+    answer = gearbox.infer([bytes(data)])[0]
+    assert answer.off_map.startswith("unlike every level of jpeg: a misfit of ")
+    with pytest.raises(SenseError, match=r"frame 0: sensed jpeg:quality=.*unlike every level of jpeg"):
+        gearbox.infer([bytes(data)], policy=Policy(off_map="error"))
+
+
+def test_a_black_frame_is_answered_with_its_doubt(tiny: nn.Module, problem: SemanticSegmentation) -> None:
+    frames = Streets("train", 40, 0, Camera(size=(48, 32)))
+    level = "brightness:factor=0.3"
+    calibration = [
+        c
+        for one in ("pristine", level)
+        for c in calibrate(DistortedDataset(frames, DistortionLevel.parse(one)), ["brightness"])
+    ]
+    gearbox = GearBox(tiny, [replace(make_adaptor(tiny, level, ["bn"]), calibration=tuple(calibration))], problem)
+    black = Image.new("RGB", (48, 32))
+    answer = gearbox.infer([black])[0]
+    assert answer.misfit > 20
+    assert answer.off_map.startswith("unlike every level of brightness: a misfit of ")
+    assert gearbox.infer([black], policy=Policy(off_map="base"))[0].used.is_pristine
+    assert "unlike every level" in str(gearbox.answers([black], policy=Policy(off_map="error"))[0])

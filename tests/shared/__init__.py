@@ -1,0 +1,1 @@
+"""What several rooms of tests use: networks, plans, servers, scenes, processes that end."""
