@@ -28,6 +28,8 @@ is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gearnn.version import __version__
+
 if TYPE_CHECKING:
     from gearnn.adaptor import Adaptor
     from gearnn.algorithm1 import adapt_level
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
     from gearnn.plan import Plan
     from gearnn.recipe import Recipe
     from gearnn.sensitivity import weight_change
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Adaptor": "adaptor",
@@ -69,6 +69,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "SegmentationScore",
+    "__version__",
     "adapt_level",
     "distort",
     "fingerprint",

@@ -116,7 +116,15 @@ class GearBox:
         """
         from gearnn import registry
 
-        return registry.load_gearbox(base, distortion, alias, problem, compute, trust=trust, hold=hold)
+        loaded = registry.load_gearbox(base, distortion, alias, trust)
+        return cls(
+            loaded.base if compute is None else compute.place(loaded.base),  # before its gears are made
+            loaded.adaptors,
+            problem or loaded.problem,
+            hold=hold,
+            compute=compute,
+            base_disk=loaded.base_disk,
+        )
 
     def _check(self, tried: Iterable[Example], *, is_first: bool) -> Exception | None:
         """Check the gears with the first batch that the network takes; what it said to the last where there is none.

@@ -20,7 +20,7 @@ def doctor(
     Exit status: 0 nothing fails, 1 something does, 2 a plan or its data cannot be used.
     """
     with running():
-        from tasks.doctor.checks import examine
+        from tasks.doctor.examine import examine
 
         marks, status = [], 0
         for check in examine(plans or (), pool):

@@ -23,7 +23,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-import gearnn
 from gearnn.errors import LevelError, PlanError
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.machine.compute import Precision
@@ -40,6 +39,7 @@ from gearnn.plan.sections import (
     Section,
 )
 from gearnn.recipe import Recipe
+from gearnn.version import __version__
 
 FORMAT = 1
 """The newest form of a plan that this version reads; raised when an older one would misread a plan."""
@@ -199,7 +199,7 @@ def _check_format(content: Any) -> None:
     """A newer plan is told as such, and not by the keys that it has and older versions do not know."""
     number = content.get("format") if isinstance(content, Mapping) else None
     if type(number) is int and number > FORMAT:
-        expected = f"expected at most {FORMAT}, which GearNN {gearnn.__version__} knows"
+        expected = f"expected at most {FORMAT}, which GearNN {__version__} knows"
         reason = f"format: {expected}, but got {number}; update gearnn here ({platform.node()})"
         raise PydanticCustomError("plan", "{reason}", {"reason": reason})
 

@@ -4,40 +4,80 @@ A base is the registered model ``<base>``, an adaptor ``<base>.<level slug>``, a
 adaptors in use ``<base>.gearbox``. A version of an adaptor
 names the exact version of its base in its tags, in its logged model's inputs, in the metadata of its
 MLmodel file and in its description. Weights are safetensors; loading runs no pickled code, and no code that a
-base names but from trusted packages.
+base names but from trusted packages. Names are imported when they are first used.
 """
 
-from gearnn.registry.bundling import chosen_for, contents, gearbox_name, register_gearbox
-from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
-from gearnn.registry.promoting import (
-    Decision,
-    Promotion,
-    archive,
-    are_scored_alike,
-    decided,
-    is_rival,
-    promote,
-    promote_base,
-    restore,
-    without_adaptor,
-)
-from gearnn.registry.registering import register_adaptor, register_base
-from gearnn.registry.versions import (
-    ADAPTOR_FILE,
-    ADAPTORS_FOLDER,
-    BASE_FILE,
-    IMAGE_COLUMN,
-    Version,
-    adaptors,
-    aliased,
-    bases,
-    by_alias,
-    find,
-    get_version,
-    is_of,
-    json_of,
-    metrics,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gearnn.registry.bundling import chosen_for, contents, gearbox_name, register_gearbox
+    from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
+    from gearnn.registry.promoting import (
+        Decision,
+        Promotion,
+        archive,
+        are_scored_alike,
+        decided,
+        is_rival,
+        promote,
+        promote_base,
+        restore,
+        without_adaptor,
+    )
+    from gearnn.registry.registering import register_adaptor, register_base
+    from gearnn.registry.versions import (
+        ADAPTOR_FILE,
+        ADAPTORS_FOLDER,
+        BASE_FILE,
+        IMAGE_COLUMN,
+        Version,
+        adaptors,
+        aliased,
+        bases,
+        by_alias,
+        find,
+        get_version,
+        is_of,
+        json_of,
+        metrics,
+    )
+
+_HOMES = {
+    "ADAPTORS_FOLDER": "versions",
+    "ADAPTOR_FILE": "versions",
+    "BASE_FILE": "versions",
+    "Decision": "promoting",
+    "IMAGE_COLUMN": "versions",
+    "Promotion": "promoting",
+    "Version": "versions",
+    "adaptors": "versions",
+    "aliased": "versions",
+    "archive": "promoting",
+    "are_scored_alike": "promoting",
+    "bases": "versions",
+    "by_alias": "versions",
+    "chosen_for": "bundling",
+    "contents": "bundling",
+    "decided": "promoting",
+    "find": "versions",
+    "gearbox_name": "bundling",
+    "get_version": "versions",
+    "is_of": "versions",
+    "is_rival": "promoting",
+    "json_of": "versions",
+    "load_adaptor": "loading",
+    "load_base": "loading",
+    "load_gearbox": "loading",
+    "metrics": "versions",
+    "promote": "promoting",
+    "promote_base": "promoting",
+    "register_adaptor": "registering",
+    "register_base": "registering",
+    "register_gearbox": "bundling",
+    "restore": "promoting",
+    "without_adaptor": "promoting",
+}
 
 __all__ = [
     "ADAPTORS_FOLDER",
@@ -74,3 +114,9 @@ __all__ = [
     "restore",
     "without_adaptor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gearnn.registry' has no attribute {name!r}")
+    return getattr(import_module(f"gearnn.registry.{_HOMES[name]}"), name)

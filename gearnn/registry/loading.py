@@ -2,15 +2,13 @@
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from gearnn.adaptor import Adaptor
 from gearnn.errors import RegistryError
-from gearnn.gearbox import GearBox
-from gearnn.gears.holding import Hold
-from gearnn.machine.compute import Compute
 from gearnn.problems.problem import Problem
 from gearnn.registry import runs
 from gearnn.registry.description import DESCRIPTION_FILE, open_description
@@ -64,18 +62,27 @@ def adaptor_file(version: Version) -> Path:
     return download(version) / ADAPTOR_FILE
 
 
-def load_gearbox(
-    base: str,
-    distortion: str | None,
-    alias: str,
-    problem: Problem | None = None,
-    compute: Compute | None = None,
-    trust: Collection[str] = (),
-    hold: Hold = "views",
-) -> GearBox:
-    """See :meth:`gearnn.gearbox.GearBox.from_registry`; the base goes to the device before its gears are made."""
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a gearbox is made of.
+
+    Attributes:
+        base: on the CPU.
+        problem: that was registered with it.
+        adaptors: one a level.
+        base_disk: bytes of the file of the base's weights.
+    """
+
+    base: nn.Module
+    problem: Problem
+    adaptors: Sequence[Adaptor]
+    base_disk: int
+
+
+def load_gearbox(base: str, distortion: str | None, alias: str, trust: Collection[str] = ()) -> Loaded:
+    """What :meth:`gearnn.gearbox.GearBox.from_registry` makes a gearbox of."""
     version = by_alias(base, CHAMPION)
-    model, registered_problem, weights = _open_base(version, trust)
+    model, problem, weights = _open_base(version, trust)
     found = adaptors(base, distortion)
     unknown = {v.name: reason for v in found if (reason := unknown_level(v))}
     for name, reason in unknown.items():
@@ -87,13 +94,8 @@ def load_gearbox(
                 f"registry: {adaptor.uri} ({alias}) adapts {adaptor.tags[TAG_BASE_URI]}, not {version.uri}; "
                 f"run `gearnn adapt` for the present base"
             )
-    return GearBox(
-        model if compute is None else compute.place(model),
-        [load_adaptor(v) for v in chosen],
-        problem or registered_problem,
-        hold=hold,
-        compute=compute,
-        base_disk=weights.stat().st_size,
+    return Loaded(
+        base=model, problem=problem, adaptors=list(map(load_adaptor, chosen)), base_disk=weights.stat().st_size
     )
 
 

@@ -19,10 +19,11 @@ from gearnn.gearbox import GearBox, Inference
 from gearnn.gears.choice import Policy
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
-from gearnn.registry import ADAPTOR_FILE, ADAPTORS_FOLDER, BASE_FILE, IMAGE_COLUMN, load_base
 from gearnn.registry.description import open_description
+from gearnn.registry.loading import load_base
 from gearnn.registry.names import TAG_BASE_URI, TAG_KIND
 from gearnn.registry.unaltered import check_files, check_weights, facts_beside
+from gearnn.registry.versions import ADAPTOR_FILE, ADAPTORS_FOLDER, BASE_FILE, IMAGE_COLUMN
 
 
 def _load_pyfunc(data_path: str) -> "Predictor":

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
-from gearnn import registry
 from gearnn.evaluation.sensing import SensingFacts, measure_sensing
 from gearnn.evaluation.solutions import title
+from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.plan.resolve import compute_of, open_role, samples_of, trusted_by
@@ -34,7 +34,7 @@ def sense_levels(
         groups.setdefault(_TOGETHER if together else level.kind, [DistortionLevel()]).append(level)
     compute, done = compute_of(plan), 0
     boxes = {
-        name: registry.load_gearbox(
+        name: GearBox.from_registry(
             plan.registered_base, None if together else name, "champion", compute=compute, trust=trusted_by(plan)
         )
         for name in groups

@@ -1,0 +1,3 @@
+"""The version of GearNN, which plans and checks name."""
+
+__version__ = "0.1.0"
