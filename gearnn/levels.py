@@ -2,7 +2,8 @@
 
 A level is written ``kind:name=value[,name=value]``, several distortions applied one after the other
 are joined with ``+``, and the undistorted frame is the level ``pristine``. This module knows the
-writing; what a kind does to a frame, and which values it allows, is in :mod:`gearnn.distortions`.
+writing; what a kind does to a frame, and which values it allows, is in :mod:`gearnn.distortions`,
+whose kinds know nothing of levels.
 """
 
 import re
@@ -10,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from gearnn.distortions.kinds import Value
+from gearnn.distortions.registry import kind_of
 from gearnn.errors import LevelError
 
 PRISTINE = "pristine"
-
-Value = int | float | str
 
 LEVEL_SETS: dict[str, tuple[str, ...]] = {
     "paper/resolution": ("resolution:{1920x960,1600x800,1280x640,1024x512,800x400,512x256}",),
@@ -52,8 +53,6 @@ class LevelPart:
     parameters: tuple[tuple[str, Value], ...]
 
     def __str__(self) -> str:
-        from gearnn.distortions import kind_of
-
         values = kind_of(self.kind).write_parameters(dict(self.parameters))
         return f"{self.kind}:{values}" if values else self.kind
 
@@ -112,8 +111,6 @@ class DistortionLevel:
     @property
     def is_pristine(self) -> bool:
         """Whether the base itself runs at this level: no distortion, or each at its harmless end."""
-        from gearnn.distortions import kind_of
-
         return all(kind_of(part.kind).is_pristine(dict(part.parameters)) for part in self.parts)
 
     def __str__(self) -> str:
@@ -169,8 +166,6 @@ def _level_set(text: str) -> tuple[str, ...]:
 
 
 def _parse_part(text: str, whole: str, frame_size: tuple[int, int] | None) -> LevelPart:
-    from gearnn.distortions import kind_of
-
     name, _, assignments = text.strip().partition(":")
     kind = kind_of(name)
     if "=" not in assignments and kind.shorthand is not None:

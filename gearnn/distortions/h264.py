@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from PIL import Image
 
 from gearnn.distortions import video, x264
-from gearnn.distortions.kinds import Kind, Parameter, Sensed, Values
+from gearnn.distortions.kinds import Kind, Parameter, Reading, Values
 from gearnn.distortions.received import Received
 from gearnn.errors import DataError, SenseError
-from gearnn.levels import DistortionLevel, LevelPart
 
 LOW, HIGH = 0.0, 51.0
 _SEI = re.compile(rb"\xdcE\xe9\xbd\xe6\xd9H\xb7\x96,\xd8 \xd9#\xee\xefx264 - core [^\0]{1,4000}? crf=([0-9.]{1,8})")
@@ -46,12 +45,12 @@ def distort(image: Image.Image, *, crf: float, gop: int, preset: str, pixels: st
     return video.decode_clip(encode(image, crf=crf, gop=gop, preset=preset, pixels=pixels))[-1]
 
 
-def sense(received: Received) -> Sensed:
+def sense(received: Received) -> Reading:
     """Read the CRF of an H.264 stream.
 
     Returns:
-        The level. ``misfit`` is 0.0 where x264's SEI states the CRF; else the difference, in CRF,
-        between the estimate from the quantisers and the level.
+        The CRF. ``misfit`` is 0.0 where x264's SEI states the CRF; else the difference, in CRF,
+        between the estimate from the quantisers and that CRF.
 
     Raises:
         SenseError: no H.264, or a stream that is damaged or carries no quantisers.
@@ -62,7 +61,7 @@ def sense(received: Received) -> Sensed:
     stated = _SEI.search(_without_packets(received.data))
     if stated is not None:
         try:
-            return _sensed(min(max(float(stated[1]), LOW), HIGH), 0.0)
+            return Reading({"crf": min(max(float(stated[1]), LOW), HIGH)}, 0.0)
         except ValueError:
             pass  # damaged digits; the slices still tell
     try:
@@ -72,7 +71,7 @@ def sense(received: Received) -> Sensed:
     if not decoded.quantisers:
         raise SenseError(f"expected an H.264 stream that carries quantisers, but got one of {decoded.codec}")
     crf, misfit = from_quantisers(decoded)
-    return _sensed(crf, misfit, "estimated from the quantisers, because the stream does not state its CRF")
+    return Reading({"crf": crf}, misfit, "estimated from the quantisers, because the stream does not state its CRF")
 
 
 def x264_settings(data: bytes) -> bytes:
@@ -123,11 +122,6 @@ def from_quantisers(decoded: video.Decoded) -> tuple[float, float]:
     near = abs(initial - estimate) <= (_SNAP_INTER if inter else _SNAP) + _ROUNDING
     crf = float(initial if near else math.floor(estimate + 0.5 + _ROUNDING))
     return crf, abs(crf - plain)
-
-
-def _sensed(crf: float, misfit: float, note: str = "") -> Sensed:
-    values = tuple((p.name, crf if p.default is None else p.default) for p in KIND.parameters)
-    return Sensed(DistortionLevel((LevelPart("h264", values),)), misfit, note=note)
 
 
 def _distance(a: Values, b: Values) -> float:

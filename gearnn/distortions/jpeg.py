@@ -15,11 +15,10 @@ from functools import cache, lru_cache
 import numpy as np
 from PIL import Image, __version__, features
 
-from gearnn.distortions.kinds import Kind, Parameter, Sensed, Values
+from gearnn.distortions.kinds import Kind, Parameter, Reading, Values
 from gearnn.distortions.received import Received
 from gearnn.distortions.recompression import first_quality
 from gearnn.errors import SenseError
-from gearnn.levels import DistortionLevel, LevelPart
 
 _QUALITIES = range(1, 101)
 _DQT, _SOS = 0xDB, 0xDA
@@ -51,7 +50,7 @@ def distort(image: Image.Image, *, quality: int) -> Image.Image:
         return decoded.convert("RGB")
 
 
-def sense(received: Received) -> Sensed:
+def sense(received: Received) -> Reading:
     """Read the quality of a JPEG from its quantisation tables, without decoding pixels.
 
     Returns:
@@ -62,27 +61,27 @@ def sense(received: Received) -> Sensed:
         SenseError: the bytes are no JPEG, or end before the tables.
     """
     quality, misfit = _nearest(_tables(received.data))
-    return Sensed(_level(quality), misfit)
+    return Reading({"quality": quality}, misfit)
 
 
-def look_closer(received: Received, sensed: Sensed) -> Sensed:
+def look_closer(received: Received, reading: Reading) -> Reading:
     """Find out whether a JPEG was saved before, at a lower quality; see :mod:`gearnn.distortions.recompression`.
 
     The luma is decoded once more for it. A file that cannot be decoded is as the tables say.
 
     Args:
         received: a JPEG.
-        sensed: what :func:`sense` says of it.
+        reading: what :func:`sense` says of it.
 
     Returns:
-        The level of the first save, which decides how the picture looks, with a note; or what was given.
+        The quality of the first save, which decides how the picture looks, with a note; or what was given.
     """
-    last = int(dict(sensed.level.parts[-1].parameters)["quality"])
+    last = int(reading.values["quality"])
     first = _first(received.data) if last > 1 else None
     if first is None or first >= last:
-        return sensed
+        return reading
     note = f"saved at a quality of {last} after one of about {first}"
-    return Sensed(_level(first), sensed.misfit, note=note)
+    return Reading({"quality": first}, reading.misfit, note)
 
 
 @lru_cache(maxsize=4)  # sensors of several combinations ask about one frame
@@ -95,10 +94,6 @@ def _luma_tables() -> Tables:
     """The luma tables that the installed libjpeg writes for every quality."""
     pixel = Image.new("L", (8, 8))
     return tuple(_tables(encode(pixel, quality=quality))[0] for quality in _QUALITIES)
-
-
-def _level(quality: int) -> DistortionLevel:
-    return DistortionLevel((LevelPart("jpeg", (("quality", quality),)),))
 
 
 @lru_cache(maxsize=1024)  # the frames of a stream have the same tables

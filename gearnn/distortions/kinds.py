@@ -1,23 +1,24 @@
 """What a kind of distortion must bring: how to distort, which values it takes, how to sense its level.
 
-A kind is one :class:`Kind` object. The library's own are in this package; others come from installed
+A kind knows values, not levels: :mod:`gearnn.levels` stands above kinds, and sensors stand above levels.
+It is one :class:`Kind` object. The library's own are in this package; others come from installed
 packages through the entry-point group ``gearnn.distortions`` (see ``docs/distortions.md``).
 """
 
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from gearnn.errors import LevelError
-from gearnn.levels import DistortionLevel, Value
 
 if TYPE_CHECKING:
     from gearnn.distortions.received import Received
 
+Value = int | float | str
 Values = Mapping[str, Value]
 Size = tuple[int, int]
 
@@ -76,27 +77,18 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Sensed:
-    """The answer of a sensor.
+class Reading:
+    """What a kind reads from an input.
 
     Attributes:
-        level: the level that fits the input best.
-        misfit: distance between the input and that level, 0.0 for an exact fit; its unit is the kind's. Of a
-            combination the sum over its kinds.
-        misfits: kind -> misfit, of the level's kinds and of others that looked at the input and found
-            nothing; may be left out where the level has one part.
+        values: of the kind's parameters, at the level that fits the input best; defaults may be left out.
+        misfit: distance between the input and that level, 0.0 for an exact fit, in the kind's unit.
         note: what else was found out about the input, such as that a JPEG was saved twice.
     """
 
-    level: DistortionLevel
+    values: Values
     misfit: float
-    misfits: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
-
-    @property
-    def by_kind(self) -> Mapping[str, float]:
-        """Kind -> misfit; of a combination that does not say whose misfit it is, of each."""
-        return self.misfits or {part.kind: self.misfit for part in self.level.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +128,8 @@ class Kind:
         suffix: file name suffix of encoded bytes.
         implies: levels of other kinds that the encoder of this kind leaves in the bytes; finding them
             there is no distortion of its own.
-        sense: what was received -> level, read from the bytes.
-        look_closer: (what was received, what ``sense`` says of it) -> the same or a stronger level, from
+        sense: what was received -> values, read from the bytes.
+        look_closer: (what was received, what ``sense`` says of it) -> the same or stronger values, from
             a look that costs more, such as at pixels; asked only where the answer may change the gear.
         features: names of what ``measure`` gives; calibrations made for other names are refused.
         measure: what was received -> features, numbers in which levels differ.
@@ -163,8 +155,8 @@ class Kind:
     suffix: str = ".png"
     implies: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
-    sense: "Callable[[Received], Sensed] | None" = None
-    look_closer: "Callable[[Received, Sensed], Sensed] | None" = None
+    sense: "Callable[[Received], Reading] | None" = None
+    look_closer: "Callable[[Received, Reading], Reading] | None" = None
     measure: "Callable[[Received], tuple[float, ...]] | None" = None
     compare: Callable[[Sequence[float], Sequence[Reference]], tuple[Values, float]] | None = None
     max_misfit: float = math.inf

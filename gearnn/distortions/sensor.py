@@ -1,16 +1,42 @@
 """Sensing: which distortion level an input has, read from its bytes or by comparison with calibration frames."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
+from gearnn.distortions import h264, jpeg
 from gearnn.distortions.calibration import Calibration
-from gearnn.distortions.kinds import Kind, Reference, Sensed, Values
-from gearnn.distortions.nearest import distance, nearest, strength
+from gearnn.distortions.distances import distance, nearest, strength
+from gearnn.distortions.kinds import Kind, Reading, Reference, Values
 from gearnn.distortions.received import Received
-from gearnn.distortions.registry import kind_of
-from gearnn.errors import DataError, GearNNError, SenseError, SeveralDistortionsError
+from gearnn.distortions.registry import kind_of, names
+from gearnn.errors import DataError, GearNNError, LevelError, SenseError, SeveralDistortionsError
 from gearnn.levels import DistortionLevel, LevelPart
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """The answer of a sensor.
+
+    Attributes:
+        level: the level that fits the input best.
+        misfit: distance between the input and that level, 0.0 for an exact fit; its unit is the kind's. Of a
+            combination the sum over its kinds.
+        misfits: kind -> misfit, of the level's kinds and of others that looked at the input and found
+            nothing; may be left out where the level has one part.
+        note: what else was found out about the input, such as that a JPEG was saved twice.
+    """
+
+    level: DistortionLevel
+    misfit: float
+    misfits: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def by_kind(self) -> Mapping[str, float]:
+        """Kind -> misfit; of a combination that does not say whose misfit it is, of each."""
+        return self.misfits or {part.kind: self.misfit for part in self.level.parts}
 
 
 class Sensor:
@@ -81,8 +107,7 @@ class Sensor:
             hidden = closely and self._has_stronger(combination, sensed.level)
             return look_closer(kind, received, sensed) if hidden else sensed
         values, misfit = self._compare(combination, kind, received)
-        parameters = tuple((parameter.name, values[parameter.name]) for parameter in kind.parameters)
-        return Sensed(DistortionLevel((LevelPart(name, parameters),)), misfit)
+        return Sensed(_level(kind, values), misfit)
 
     def _has_stronger(self, combination: str, found: DistortionLevel) -> bool:
         """Whether a combination has a gear for a stronger last distortion than the gear that was found."""
@@ -113,6 +138,38 @@ class Sensor:
             raise SenseError(f"{name}: its sensor failed: {type(error).__name__}: {error}") from error
 
 
+def sense(data: bytes, *, closely: bool = True) -> Sensed:
+    """The distortion level of an encoded frame, from its bytes alone.
+
+    Kinds that compare with calibration frames need a :class:`Sensor`, such as a gearbox has.
+
+    Args:
+        data: an encoded frame or clip, such as the content of a JPEG file.
+        closely: decode a JPEG to find out whether it was saved before at a lower quality; without it
+            only its header is read.
+
+    Raises:
+        SenseError: no installed kind can read a level from these bytes.
+    """
+    received = Received(data)
+    if received.is_jpeg:
+        sensed = ask(jpeg.KIND, received)
+        return look_closer(jpeg.KIND, received, sensed) if closely else sensed
+    if received.is_video:
+        return ask(h264.KIND, received)
+    readers = []
+    for name in names():
+        with suppress(SenseError, LevelError):  # a package that is broken does not hold up the others
+            kind = kind_of(name)
+            if kind.sense is not None:
+                readers.append(name)
+                return ask(kind, received)
+    raise SenseError(
+        f"expected bytes whose level can be sensed ({', '.join(readers)}), but got {len(data)} bytes "
+        f"that start with [{data[:4].hex(' ')}]; tell the level instead"
+    )
+
+
 def ask(kind: Kind, received: Received) -> Sensed:
     """What a kind that reads bytes senses; whatever a foreign package's kind dies of is a typed error.
 
@@ -121,7 +178,7 @@ def ask(kind: Kind, received: Received) -> Sensed:
     """
     assert kind.sense is not None, "only kinds that read are asked"
     try:
-        return _checked(kind, kind.sense(received))
+        return _sensed(kind, kind.sense(received))
     except GearNNError:
         raise
     except Exception as error:
@@ -137,20 +194,31 @@ def look_closer(kind: Kind, received: Received, sensed: Sensed) -> Sensed:
     if kind.look_closer is None:
         return sensed
     try:
-        return _checked(kind, kind.look_closer(received, sensed))
+        values = dict(sensed.level.parts[-1].parameters)
+        return _sensed(kind, kind.look_closer(received, Reading(values, sensed.misfit, sensed.note)))
     except GearNNError:
         raise
     except Exception as error:
         raise SenseError(f"{kind.name}: its closer look failed: {type(error).__name__}: {error}") from error
 
 
-def _checked(kind: Kind, sensed: Sensed) -> Sensed:
-    """A sensor's answer: one level of its kind, with a misfit that can be compared."""
-    if sensed.level.kind != kind.name:
-        raise SenseError(f"{kind.name}: expected its sensor to give a level of {kind.name}, but got {sensed.level}")
-    if not 0 <= sensed.misfit < math.inf:  # also NaN
-        raise SenseError(f"{kind.name}: expected a finite misfit of at least 0, but got {sensed.misfit}")
-    return sensed
+def _sensed(kind: Kind, reading: Reading) -> Sensed:
+    """What a kind read, as a level of the kind with a misfit that can be compared."""
+    if not isinstance(reading, Reading):
+        raise SenseError(f"{kind.name}: expected its sensor to give a Reading, but got {type(reading).__name__}")
+    values = {p.name: reading.values.get(p.name, p.default) for p in kind.parameters}
+    if None in values.values() or not reading.values.keys() <= values.keys():
+        got = ", ".join(reading.values) or "none"
+        raise SenseError(f"{kind.name}: expected its sensor to give values of {', '.join(values)}, but got {got}")
+    if not 0 <= reading.misfit < math.inf:  # also NaN
+        raise SenseError(f"{kind.name}: expected a finite misfit of at least 0, but got {reading.misfit}")
+    return Sensed(_level(kind, reading.values), reading.misfit, note=reading.note)
+
+
+def _level(kind: Kind, values: Values) -> DistortionLevel:
+    """A level of one kind; values that are left out have their defaults."""
+    given = {p.name: p.default for p in kind.parameters if p.default is not None} | dict(values)
+    return DistortionLevel((LevelPart(kind.name, tuple((p.name, given[p.name]) for p in kind.parameters)),))
 
 
 def _with_all_misfits(sensed: Sensed, answers: Sequence[Sensed]) -> Sensed:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from gearnn.datasets import Camera
 from gearnn.datasets.streets import Streets
-from gearnn.distortions import Kind, Parameter, encode, kind_of, kinds, registry, sense
+from gearnn.distortions import Kind, Parameter, encode, kind_of, registry, sense
+from gearnn.distortions.registry import kinds
 from gearnn.errors import CodecError, LevelError
 from gearnn.levels import DistortionLevel
 from tests.conftest import PYTHONPATH, REPOSITORY

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
 from gearnn.distortions import Calibration, Kind, Received, Sensed, Sensor, ask, brightness, calibrate, encode, kind_of
 from gearnn.distortions import resolution as scaling
-from gearnn.distortions.kinds import Reference, Values
+from gearnn.distortions.kinds import Reading, Reference, Values
 from gearnn.errors import DataError, SenseError
 from gearnn.gears.choice import Policy, choose
 from gearnn.levels import DistortionLevel
@@ -124,7 +125,7 @@ def test_features_that_are_no_numbers_are_refused(
 
 @pytest.mark.parametrize("misfit", [math.nan, math.inf, -1.0])
 def test_misfits_that_cannot_be_compared_are_refused(monkeypatch: pytest.MonkeyPatch, misfit: float) -> None:
-    reading = replace(kind_of("jpeg"), sense=lambda received: Sensed(LEVEL("jpeg:quality=10"), misfit))
+    reading = replace(kind_of("jpeg"), sense=lambda received: Reading({"quality": 10}, misfit))
     with pytest.raises(SenseError, match=f"jpeg: expected a finite misfit of at least 0, but got {misfit}"):
         ask(reading, Received(b""))
 
@@ -140,9 +141,18 @@ def test_misfits_that_cannot_be_compared_are_refused(monkeypatch: pytest.MonkeyP
         Sensor([LEVEL("resolution:0.5")], [undistorted, half])(ODD["grey"])
 
 
-def test_a_sensor_that_answers_with_another_kind_is_refused() -> None:
-    odd = replace(kind_of("jpeg"), sense=lambda received: Sensed(LEVEL("h264:crf=10"), 0.0))
-    with pytest.raises(SenseError, match="jpeg: expected its sensor to give a level of jpeg, but got h264:crf=10"):
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Reading({"crf": 10}, 0.0), "values of quality, but got crf"),
+        (Reading({"quality": 10, "crf": 10}, 0.0), "values of quality, but got quality, crf"),
+        (Reading({}, 0.0), "values of quality, but got none"),
+        (Sensed(LEVEL("jpeg:quality=10"), 0.0), "a Reading, but got Sensed"),
+    ],
+)
+def test_a_sensor_that_answers_with_anything_but_its_own_values_is_refused(answer: Any, expected: str) -> None:
+    odd = replace(kind_of("jpeg"), sense=lambda received: answer)
+    with pytest.raises(SenseError, match=f"jpeg: expected its sensor to give {expected}"):
         ask(odd, Received(b""))
 
 

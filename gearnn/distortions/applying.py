@@ -1,0 +1,120 @@
+"""Levels applied to frames: as they arrive, and as the bytes that a device would send."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from PIL import Image
+
+from gearnn.distortions import video
+from gearnn.distortions.kinds import Kind, encode_png
+from gearnn.distortions.registry import kind_of
+from gearnn.distortions.stills import to_rgb
+from gearnn.errors import CodecError, GearNNError
+from gearnn.levels import DistortionLevel, LevelPart
+
+
+def distort(image: Image.Image, level: DistortionLevel | str) -> Image.Image:
+    """The whole original frame as it arrives at this level.
+
+    Args:
+        image: RGB frame; other modes are converted.
+        level: what happens to it, in the order written.
+
+    Returns:
+        An RGB frame, smaller where the level scales; at level ``pristine`` the frame itself.
+
+    Raises:
+        DataError: a codec cannot take frames of this size.
+        CodecError: a codec is missing.
+    """
+    return distort_clip([image], level)[0]
+
+
+def distort_clip(frames: Sequence[Image.Image], level: DistortionLevel | str) -> list[Image.Image]:
+    """A sequence of frames as it arrives at this level: encoders of video see the sequence, others each frame.
+
+    Args:
+        frames: RGB, in order, all of one size.
+        level: what happens to them, in the order written.
+    """
+    level = _parse(level, frames)
+    arrived = list(map(to_rgb, frames))
+    for part in level.parts:
+        arrived = _apply(arrived, part)
+    return arrived
+
+
+def encode(image: Image.Image, level: DistortionLevel | str) -> bytes:
+    """The bytes that a device at this level would send: the format of the last distortion, else PNG."""
+    return encode_clip([image], level)
+
+
+def encode_clip(frames: Sequence[Image.Image], level: DistortionLevel | str) -> bytes:
+    """The bytes that a device at this level would send for the last frame of a sequence.
+
+    For kinds that see sequences these are the bytes of the whole clip, whose last frame is the frame.
+    """
+    level = _parse(level, frames)
+    if not level.parts:
+        return encode_png(distort_clip(frames[-1:], level)[0])
+    *before, last = level.parts
+    kind, values = kind_of(last.kind), dict(last.parameters)
+    needed = frames if sees_clips(level) else frames[-1:]
+    arrived = distort_clip(needed, DistortionLevel(tuple(before)))
+    if kind.encode_clip is not None:
+        return kind.encode_clip(arrived, **values)
+    if kind.encode is not None:
+        with _telling(last):
+            return kind.encode(arrived[-1], **values)
+    return encode_png(_distorted(kind, arrived[-1], last))
+
+
+def sees_clips(level: DistortionLevel) -> bool:
+    """Whether an encoder of this level sees the frames before the one that counts."""
+    return any(kind_of(part.kind).encode_clip is not None for part in level.parts)
+
+
+def suffix_of(level: DistortionLevel) -> str:
+    """File name suffix of what :func:`encode` gives at this level."""
+    return kind_of(level.parts[-1].kind).suffix if level.parts else ".png"
+
+
+def codec_version(level: DistortionLevel) -> str:
+    """What decides the bytes of :func:`encode` besides frame and level."""
+    return ", ".join(kind_of(part.kind).version() for part in level.parts)
+
+
+def _parse(level: DistortionLevel | str, frames: Sequence[Image.Image]) -> DistortionLevel:
+    """The level, its sizes taken relative to the frames."""
+    other = next((frame for frame in frames if not isinstance(frame, Image.Image)), None)
+    if other is not None:
+        raise TypeError(f"expected a PIL.Image.Image, but got {type(other).__name__}; Image.fromarray makes one")
+    return DistortionLevel.parse(level, frame_size=frames[0].size)
+
+
+def _apply(frames: list[Image.Image], part: LevelPart) -> list[Image.Image]:
+    kind, values = kind_of(part.kind), dict(part.parameters)
+    if kind.encode_clip is not None and len(frames) > 1:
+        return video.decode_clip(kind.encode_clip(frames, **values))
+    return [_distorted(kind, frame, part) for frame in frames]
+
+
+def _distorted(kind: Kind, frame: Image.Image, part: LevelPart) -> Image.Image:
+    with _telling(part):
+        distorted = kind.distort(frame, **dict(part.parameters))
+        if not isinstance(distorted, Image.Image) or distorted.mode != "RGB":
+            got = getattr(distorted, "mode", type(distorted).__name__)
+            raise TypeError(f"expected it to give a PIL.Image.Image of mode RGB, but got {got}")
+    return distorted
+
+
+@contextmanager
+def _telling(part: LevelPart) -> Iterator[None]:
+    """Whatever the code of a kind from another package dies of, as one line that names it."""
+    try:
+        yield
+    except GearNNError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CodecError(f"level {part}: its kind {part.kind} failed: {type(error).__name__}: {reason}") from error
