@@ -39,7 +39,7 @@ from gearnn.recipe import Recipe, make_optimizer
 from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
 from tests.bench_gearbox import adaptor_layers
 from tests.conftest import SHARED
-from tests.distortions.test_h264 import strip
+from tests.shared.clips import strip
 
 PROBLEM = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 SIZE = (240, 180)

@@ -24,7 +24,7 @@ from tasks.benchmarking.figures import Findings, draw
 from tasks.benchmarking.report import compose
 from tasks.records import Base, Data
 from tests.conftest import REPOSITORY
-from tests.evaluation.test_results import row
+from tests.shared.results import row
 
 PLAN = {
     "base": {"name": "drn_d_22", "num_classes": 11, "train": {}},

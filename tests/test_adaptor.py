@@ -12,18 +12,9 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError
-from gearnn.layers import Layer, fingerprint, layers_of, named
+from gearnn.layers import fingerprint, layers_of, named
 from gearnn.levels import DistortionLevel
-
-
-def tune(base: nn.Module, names: list[str]) -> tuple[nn.Module, list[Layer]]:
-    tuned = copy.deepcopy(base)
-    layers = named(layers_of(base), names)
-    with torch.no_grad():
-        for layer in layers:
-            for name in layer.weights:
-                tuned.get_parameter(name).add_(0.5)
-    return tuned, layers
+from tests.shared.adaptors import tune
 
 
 @pytest.fixture

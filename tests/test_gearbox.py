@@ -2,7 +2,7 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,17 +24,11 @@ from gearnn.levels import DistortionLevel
 from gearnn.problems.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from tests.conftest import TinyNet
-from tests.distortions.test_h264 import strip
-from tests.test_adaptor import tune
+from tests.shared.adaptors import HOLDS, make_adaptor, tune
+from tests.shared.clips import strip
 
-HOLDS: tuple[Hold, ...] = get_args(Hold)
 LEVELS = ("jpeg:quality=10", "jpeg:quality=30")
 STREETS = Streets("train", 16, 0, Camera(size=(96, 64)))
-
-
-def make_adaptor(base: nn.Module, level: str, names: list[str]) -> Adaptor:
-    tuned, layers = tune(base, names)
-    return Adaptor.extract(base, tuned, layers, level)
 
 
 @pytest.fixture

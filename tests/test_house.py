@@ -119,6 +119,11 @@ def test_a_library_is_used_in_its_own_room_only(library: str) -> None:
     assert [room for room in ONLY[library] if not any(user.startswith(room) for user in users)] == []
 
 
+def test_what_tests_share_stands_in_one_place() -> None:
+    taken = {str(path): {name for name in imports_of(path) if ".test_" in name} for path in sources("tests")}
+    assert {path: names for path, names in taken.items() if names} == {}
+
+
 def test_no_module_needs_itself() -> None:
     paths = {name_of(path): path for package in (*FORBIDDEN, "infra") for path in sources(package)}
     assert circles({name: with_packages(name, needs(path, paths), paths) for name, path in paths.items()}) == []

@@ -15,7 +15,7 @@ import pytest
 from gearnn.datasets import fetch, pennfudan
 from gearnn.datasets.fetch import content_digest, fetch_dataset
 from gearnn.errors import DataError
-from tests.datasets.test_pennfudan import make
+from tests.shared.pennfudan import make
 
 
 class Server(ThreadingHTTPServer):

@@ -3,28 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gearnn.datasets import Camera, open_split, with_truth
 from gearnn.datasets.fetch import content_digest
 from gearnn.datasets.pennfudan import CONTENT_SHA256, SPLITS, PennFudan
 from gearnn.errors import DataError
 from gearnn.metrics.detection import _box_overlaps
-
-
-def make(root: Path, numbers: range = range(1, 21)) -> Path:
-    for folder in ("PNGImages", "PedMasks"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for number in numbers:
-        rng = np.random.default_rng(number)
-        size = (20 + number % 3, 24)
-        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(
-            root / "PNGImages" / f"FudanPed{number:05d}.png"
-        )
-        mask = np.zeros(size, np.uint8)
-        mask[2:8, 3:9], mask[5:15, 12:20] = 1, 2
-        Image.fromarray(mask).save(root / "PedMasks" / f"FudanPed{number:05d}_mask.png")
-    return root
+from tests.shared.pennfudan import make
 
 
 def test_the_split_is_fixed_by_the_number_of_an_image(tmp_path: Path) -> None:

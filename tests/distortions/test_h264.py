@@ -23,12 +23,7 @@ from gearnn.distortions import (
 )
 from gearnn.errors import CodecError, DataError, LevelError, SenseError
 from gearnn.levels import DistortionLevel
-
-
-def strip(data: bytes) -> bytes:
-    """The stream without its SEI units, cut out at their start codes."""
-    units = data.split(b"\0\0\1")
-    return b"\0\0\1".join(unit for unit in units if not unit or unit[0] & 31 != 6)
+from tests.shared.clips import contained, strip
 
 
 def crf_of(data: bytes) -> float:
@@ -174,16 +169,6 @@ def test_another_codec_in_a_container_is_a_typed_error(photo: Image.Image) -> No
     assert decode(data).size == photo.size
     with pytest.raises(SenseError, match=r"expected an H.264 stream that carries quantisers, but got one of mpeg4"):
         sense(data)
-
-
-def contained(photo: Image.Image, container: str, codec: str, options: dict[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = *photo.size, "yuv420p"  # type: ignore[attr-defined]
-        for packet in [*stream.encode(av.VideoFrame.from_image(photo)), *stream.encode(None)]:  # type: ignore[attr-defined]
-            file.mux(packet)
-    return buffer.getvalue()
 
 
 def test_the_exported_quantisers_are_those_of_pyavs_own_map(photo: Image.Image) -> None:

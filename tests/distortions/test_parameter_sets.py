@@ -6,7 +6,7 @@ from PIL import Image
 from gearnn.distortions import Received, encode, video
 from gearnn.distortions.parameter_sets import size_of_stream
 from gearnn.errors import DataError
-from tests.distortions.test_h264 import contained
+from tests.shared.clips import contained
 
 
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p"])

@@ -10,7 +10,7 @@ from PIL import Image
 from gearnn.evaluation import figures, solutions
 from gearnn.evaluation.figures import Figure
 from gearnn.evaluation.results import Results
-from tests.evaluation.test_results import LEVELS, failed, full_table, row
+from tests.shared.results import LEVELS, failed, full_table, row
 
 
 def text_of(figure: Figure) -> str:

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,50 +8,13 @@ import pytest
 from gearnn.errors import DataError
 from gearnn.evaluation import solutions
 from gearnn.evaluation.results import Results, Solution, read_results, write_results
+from tests.shared.results import LEVELS, failed, full_table, row
 
 GEARNN, ORIGINAL = Solution(solutions.GEARNN), Solution(solutions.ORIGINAL)
-LEVELS = ["jpeg:quality=5", "jpeg:quality=20", "jpeg:quality=100"]
-
-
-def row(solution: str, tested: str, value: float, **changes: Any) -> dict[str, Any]:
-    trained = tested if solution in solutions.PER_LEVEL else ""
-    facts = {
-        "solution": solution,
-        "setting": "",
-        "level_trained": trained,
-        "level_tested": tested,
-        "split": "test",
-        "metric": "miou",
-        "is_primary": True,
-        "value": value,
-        "low": value - 1,
-        "high": value + 1,
-        "seed": 0,
-        "num_values": 10,
-        "seconds": 1.0,
-        "status": "ok",
-        "run_id": "r",
-    }
-    return facts | changes
-
-
-def failed(solution: str, tested: str, why: str, **changes: Any) -> dict[str, Any]:
-    return row(solution, tested, math.nan, metric="", is_primary=False, status=why) | changes
 
 
 def table(*rows: dict[str, Any]) -> Results:
     return Results(pd.DataFrame(rows), LEVELS)
-
-
-def full_table(**changes: Sequence[float]) -> list[dict[str, Any]]:
-    values = {
-        solutions.ORIGINAL: (30.0, 50.0, 55.0),
-        solutions.CLEAN: (31.0, 50.0, 56.0),
-        solutions.MIXED: (40.0, 51.0, 53.0),
-        solutions.SWITCHING: (46.0, 51.5),
-        solutions.GEARNN: (44.5, 52.0),
-    }
-    return [row(s, level, value) for s, own in values.items() for level, value in zip(LEVELS, own, strict=False)]
 
 
 def test_a_table_survives_the_way_to_parquet_and_back(tmp_path: Path) -> None:

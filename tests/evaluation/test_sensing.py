@@ -11,7 +11,7 @@ from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.problems.problem import SemanticSegmentation
 from tasks.inspecting.sensing import confusion_cells
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 LEVELS = ("jpeg:quality=10", "jpeg:quality=30")
 

@@ -16,8 +16,7 @@ from gearnn.gears.holding import Hold
 from gearnn.layers import layers_of, stored_tensors
 from gearnn.machine.compute import own_copy
 from gearnn.problems.problem import SemanticSegmentation
-from tests.gears.test_mixed import LEVELS, adapted
-from tests.test_gearbox import HOLDS
+from tests.shared.adaptors import HOLDS, LEVELS, adapted
 
 
 class Body(nn.Module):

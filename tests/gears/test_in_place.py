@@ -12,7 +12,7 @@ from gearnn.gearbox import GearBox
 from gearnn.gears.in_place import InPlace
 from gearnn.layers import stored_tensors
 from tests.conftest import TinyNet
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 LEVELS = ("jpeg:quality=10", "jpeg:quality=30", "brightness:factor=0.3")
 LAYERS = (["bn"], ["bn", "head"], ["conv"])

@@ -15,7 +15,7 @@ from gearnn.gearbox import GearBox
 from gearnn.gears.choice import Policy
 from gearnn.levels import DistortionLevel
 from gearnn.problems.problem import SemanticSegmentation
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 TEN, THIRTY = "jpeg:quality=10", "jpeg:quality=30"
 

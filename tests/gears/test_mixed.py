@@ -8,27 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gearnn.adaptor import Adaptor
 from gearnn.errors import GearError
 from gearnn.gearbox import GearBox
 from gearnn.gears.holding import Hold
 from gearnn.gears.mixed import joined
 from gearnn.layers import layers_of
 from gearnn.models import load_model
-from tests.test_gearbox import HOLDS, make_adaptor
+from tests.shared.adaptors import HOLDS, LEVELS, adapted
 
-LEVELS = ("jpeg:quality=10", "jpeg:quality=30", "jpeg:quality=50")
 BATCH = (LEVELS[1], "pristine", LEVELS[0], LEVELS[1], LEVELS[2], LEVELS[0], "pristine", LEVELS[2])
-
-
-def adapted(base: nn.Module, names: Sequence[str], levels: Sequence[str] = LEVELS) -> list[Adaptor]:
-    """Adaptors whose weights differ from level to level."""
-    found = []
-    for number, level in enumerate(levels):
-        adaptor, state = make_adaptor(base, level, list(names)), base.state_dict()
-        tensors = {name: state[name] * (1.02 + 0.02 * number) + 0.001 for name in adaptor.tensors}
-        found.append(Adaptor(**{**vars(adaptor), "tensors": tensors}))
-    return found
 
 
 def one_by_one(box: GearBox, x: Tensor, levels: Sequence[str]) -> Tensor:

@@ -9,10 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from infra.make_env import EXAMPLE, make_env
 from infra.services import BUCKET, Passwords, Ports, Services
@@ -20,10 +18,8 @@ from infra.services.processes import free_ports
 from infra.services.servers import servers
 from infra.services.state import State
 from tests.conftest import REPOSITORY
+from tests.shared.compose import COMPOSE, INFRA, SERVICES
 
-INFRA = REPOSITORY / "infra"
-COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ENDS = {"bucket"}  # it makes the bucket and ends
 REQUIRED = re.compile(r"\$\{(\w+):\?set (\w+), see infra/env\.example\}")
 

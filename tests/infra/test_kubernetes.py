@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from infra.services import Services
 from tests.conftest import REPOSITORY
-from tests.infra.test_compose import SERVICES
+from tests.shared.compose import SERVICES
 
 FILE = REPOSITORY / "infra" / "kubernetes-base-job-template.json"
 TEMPLATE = json.loads(FILE.read_text())

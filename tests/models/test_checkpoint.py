@@ -11,7 +11,7 @@ from torch import nn
 
 from gearnn.errors import CheckpointError, StoreError
 from gearnn.models import read_checkpoint, save_checkpoint
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 TENSORS = {"a.weight": torch.ones(2), "b.weight": torch.zeros(3)}
 

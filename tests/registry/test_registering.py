@@ -21,7 +21,7 @@ from gearnn.registry import Promotion, Version, runs
 from gearnn.registry.description import BaseDescription
 from gearnn.registry.names import ARCHIVED, CHALLENGER, CHAMPION, TAG_PROMOTE_DATA, TAG_RETIRED, metric_name
 from gearnn.registry.promoting import _exceeds as exceeds
-from tests.registry.test_registry import NAME, Registry
+from tests.shared.registries import NAME, Registry
 
 if TYPE_CHECKING:
     from infra.services import Services

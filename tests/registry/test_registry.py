@@ -12,22 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
-import torch
 import yaml
 from PIL import Image
 
 from gearnn import registry
-from gearnn.adaptor import Adaptor
 from gearnn.distortions import encode
 from gearnn.errors import RegistryError
-from gearnn.evaluation import solutions
-from gearnn.evaluation.solutions import PROMOTE
 from gearnn.gearbox import GearBox
-from gearnn.layers import fingerprint, model_size
-from gearnn.models import load_model, save_checkpoint
+from gearnn.layers import fingerprint
 from gearnn.problems.problem import SemanticSegmentation
-from gearnn.registry import Version, runs, serving, versions
-from gearnn.registry.description import BaseDescription
+from gearnn.registry import runs, serving, versions
 from gearnn.registry.names import (
     CHAMPION,
     FACT_FILES,
@@ -37,53 +31,11 @@ from gearnn.registry.names import (
     TAG_LEVEL,
     TAG_LOGGED_MODEL,
     TAG_SHA256,
-    metric_name,
 )
+from tests.shared.registries import NAME, Registry
 from tests.shared.servers import served_model
-from tests.test_adaptor import tune
 
 pytestmark = pytest.mark.filterwarnings("ignore:::mlflow", "ignore::DeprecationWarning", "ignore::FutureWarning")
-
-NAME = "tiny-streets"
-
-
-class Registry:
-    """A registry with one base, and what tests do with it."""
-
-    def __init__(self, folder: Path, problem: SemanticSegmentation, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        self.folder, self.problem = folder, problem
-        self.model = load_model("drn_d_22_quarter", 9)
-        self.experiment = runs.experiment_id(NAME)
-        self.parent = runs.plan_run(self.experiment, "digest", {"plan": "{}"})
-        self.base = self.register_base()
-
-    def register_base(self) -> Version:
-        weights = self.folder / f"{fingerprint(self.model)[:8]}.safetensors"
-        save_checkpoint(weights, self.model)
-        description = BaseDescription.of("drn_d_22_quarter", 9, {}, self.problem)
-        values = model_size(self.model)
-        version = registry.register_base(
-            NAME, weights, fingerprint(self.model), description, run_id=self.parent, num_values=values
-        )
-        registry.promote_base(version)
-        return registry.get_version(version.name, version.version)
-
-    def adaptor(self, level: str, names: list[str]) -> Adaptor:
-        tuned, layers = tune(self.model, names)
-        return Adaptor.extract(self.model, tuned, layers, level)
-
-    def register(self, adaptor: Adaptor, score: float) -> Version:
-        path = self.folder / f"{adaptor.level.slug}.safetensors"
-        adaptor.save(path)
-        identity = f"{adaptor.sha256}-{score}"
-        run, _ = runs.level_run(self.experiment, self.parent, str(adaptor.level), identity)
-        metric = metric_name(PROMOTE, solutions.ADAPTOR, "miou")
-        runs.log(run, metrics={metric: score}, params={"lr": 1}, curves={LOSS_PARTIAL: [2.0, 1.0]})
-        runs.finish(run)
-        version = registry.register_adaptor(self.base, path, run_id=run, identity=identity, tags={}, card="**card**")
-        registry.promote(version, metric)
-        return registry.get_version(version.name, version.version)
 
 
 @pytest.fixture
@@ -338,6 +290,19 @@ ALTERATIONS: list[tuple[str, Callable[[Path], object], str]] = [
     ("../../MLmodel", lambda path: path.write_bytes(b"\xff"), r"expected MLflow's description of a model"),
     ("../../MLmodel", lambda path: path.write_text("metadata: 1"), r"expected the metadata of a version"),
 ]
+
+
+def test_versions_that_were_registered_before_the_loader_moved_still_load(
+    models: Registry, tmp_path: Path, photo: Image.Image
+) -> None:
+    models.register(models.adaptor("jpeg:quality=10", ["seg"]), 50.0)
+    folder = Path(mlflow.artifacts.download_artifacts(registry.register_gearbox(NAME).uri, dst_path=str(tmp_path)))
+    text = (folder / "MLmodel").read_text()
+    assert "loader_module: gearnn.registry.serving\n" in text
+    (folder / "MLmodel").write_text(text.replace("gearnn.registry.serving", "gearnn.serving"))
+    sent = pd.DataFrame({"image": [encode(photo, "jpeg:quality=10")]})
+    (answer,) = mlflow.pyfunc.load_model(str(folder)).predict(sent)
+    assert answer["level"] == "jpeg:quality=10"
 
 
 def test_what_mlflow_serves_is_what_was_registered(models: Registry, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.problems.problem import SemanticSegmentation
 from gearnn.registry.serving import Predictor
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 TEN = "jpeg:quality=10"
 

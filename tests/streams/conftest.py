@@ -3,7 +3,7 @@ from torch import nn
 
 from gearnn.gearbox import GearBox
 from gearnn.problems.problem import SemanticSegmentation
-from tests.test_gearbox import make_adaptor
+from tests.shared.adaptors import make_adaptor
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from gearnn.streams.dash import Presentation, Representation
 from gearnn.streams.presentation import write_presentation
 from gearnn.streams.session import Shown
 from gearnn.streams.throttle import throttled
+from tests.shared.adaptors import make_adaptor
 from tests.shared.scenes import pan
-from tests.test_gearbox import make_adaptor
 
 
 def stills(*qualities: int) -> list[Segment]:

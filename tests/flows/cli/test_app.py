@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from flows.cli import app as cli
 from gearnn.distortions import encode
 from gearnn.models import load_model, save_checkpoint
-from tests.registry.test_registry import NAME, Registry
+from tests.shared.commands import run
+from tests.shared.registries import NAME, Registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,10 +33,6 @@ def plan(tmp_path: Path, camvid: Path) -> dict[str, Any]:
         "store": str(tmp_path / "store"),
         "workers": 1,
     }
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def adapt(tmp_path: Path, content: dict[str, Any]) -> Result:

@@ -7,8 +7,8 @@ from PIL import Image
 
 from gearnn.problems.problem import SemanticSegmentation
 from gearnn.streams.fetch import Fetched
-from tests.flows.cli.test_app import run
-from tests.registry.test_registry import NAME, Registry
+from tests.shared.commands import run
+from tests.shared.registries import NAME, Registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
