@@ -13,10 +13,7 @@ from gearnn.models import load_model, save_checkpoint
 from gearnn.problems.problem import SemanticSegmentation
 from gearnn.registry import Version, runs
 from gearnn.registry.description import BaseDescription
-from gearnn.registry.names import (
-    LOSS_PARTIAL,
-    metric_name,
-)
+from gearnn.registry.names import LOSS_PARTIAL, metric_name
 from tests.shared.adaptors import tune
 
 NAME = "tiny-streets"
