@@ -57,6 +57,11 @@ def networks(only: str) -> Iterator[tuple[str, str, Build]]:
             options["weights_backbone"] = None
         if name in detectors:
             options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, they find little
+            if not name.startswith("ssd"):
+                options |= {
+                    "min_size": 128,
+                    "max_size": 160,
+                }  # they enlarge frames, to 800 pixels if left to themselves
         if only in f"torchvision/{name}":
             yield (
                 models.get_model_builder(name).__module__,
