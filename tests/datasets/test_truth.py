@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from gearnn.datasets import Camera, Instances, Options, check_frames, open_split, with_truth
+from gearnn.datasets.frames import FrameDataset
 from gearnn.datasets.inspect import describe_split
 from gearnn.datasets.streets import Streets
 from gearnn.errors import DataError, PlanError
