@@ -97,7 +97,7 @@ class Works:
         return self.git("rev-parse", "HEAD")
 
     def start_worker(self) -> None:
-        """As docs/operations.md says, with no wait between questions for work."""
+        """As docs/servers.md says, with no wait between questions for work."""
         if self.process is not None and self.process.alive:
             return
         (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", documentation(), re.MULTILINE)
