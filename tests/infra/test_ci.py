@@ -152,7 +152,7 @@ def test_every_script_of_a_workflow_is_here_and_every_secret_is_documented() -> 
             elif program != "sudo":
                 assert os.access(REPOSITORY / program, os.X_OK), line
     secrets = set(re.findall(r"secrets\.(\w+)", (REPOSITORY / ".github/workflows/retrain.yml").read_text()))
-    assert secrets == set(re.findall(r"^\| `(\w+)` \|", documentation(), re.MULTILINE))
+    assert secrets == set(re.findall(r"^\| `(\w+)` \|", documentation("retraining.md"), re.MULTILINE))
 
 
 def test_a_push_that_can_change_levels_starts_the_workflow() -> None:
