@@ -222,7 +222,7 @@ def test_a_pushed_kind_is_trained_and_nothing_else(works: Works, client: SyncPre
     assert run.parameters["levels"] == ["posterize:bits=2"]
     assert deployments.link(run) in summary
 
-    assert push(works, before, after) == summary  # again: the same run, and the same told
+    assert push(works, before, after) == summary  # again: the same run, and the same summary
     assert {r.id for r in retrainings(client)} == {run.id, *known}
     assert versions() == new
 

@@ -100,7 +100,8 @@ class Works:
         """As docs/servers.md says, with no wait between questions for work."""
         if self.process is not None and self.process.alive:
             return
-        (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", documentation("servers.md"), re.MULTILINE)
+        page = documentation("servers.md")
+        (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", page, re.MULTILINE)
         self.process = spawn(
             ["bash", "-c", command],
             self.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
