@@ -289,7 +289,7 @@ def _check_after(before: Tensor, after: Tensor | None, name: str) -> None:
 
 
 def _check_outside(before: Mapping[str, Tensor], after: Mapping[str, Tensor], inside: set[str]) -> None:
-    """The base must be as it was outside of the adaptor, else the adaptor would not tell the whole.
+    """The base must be as it was outside of the adaptor, else the adaptor would not hold the whole.
 
     Bit by bit, in float32 where the fine-tune has brought the network from another precision to it.
     """

@@ -1,4 +1,4 @@
-"""The layers l_i of a network, their sizes N_i (section 3.2), and the fingerprint that tells networks apart."""
+"""The layers l_i of a network, their sizes N_i (section 3.2), and the fingerprint that distinguishes networks."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -134,7 +134,7 @@ def model_size(model: nn.Module) -> int:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What tells one base from another: sha256 over its floating-point values.
+    """What distinguishes one base from another: sha256 over its floating-point values.
 
     Names, shapes and values as little-endian float32, sorted by name. Independent of device, memory
     format and of the precision in which the file stored the values.
@@ -185,7 +185,7 @@ def unusable(name: str, tensor: Tensor, as_float32: Tensor | None = None) -> str
 
 
 def check_finite(model: nn.Module, what: str) -> None:
-    """Make sure that a network can be fine-tuned from, adapted and told from others.
+    """Make sure that a network can be fine-tuned from, adapted and distinguished from others.
 
     Args:
         model: with all of its parameters and buffers.

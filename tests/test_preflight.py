@@ -100,7 +100,7 @@ class Detached(SemanticSegmentation):
         (
             ZOO,
             {"problem": {"name": "tests.test_preflight:Forgetful", "patience": 2}},
-            r"describe\(\) to tell all",
+            r"describe\(\) to say all",
         ),
         (ZOO, {"problem": {"name": "tests.test_preflight:Unwritable"}}, "TypeError: Object of type device is not JSON"),
         (

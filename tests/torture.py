@@ -263,9 +263,9 @@ def tried(name: str, build: Build) -> dict[str, Any]:
         except Exception:
             continue
         if off(expected[LEVELS[0]], expected["pristine"]) < 10 * _SAME:
-            continue  # this batch cannot tell them apart
+            continue  # this batch does not distinguish them
         return {"name": name} | {h: verdict(h, base, made, batch, other, expected) for h in get_args(Hold)}
-    return {"name": name, "skipped": "no batch that it takes and that tells its levels apart"}
+    return {"name": name, "skipped": "no batch that it takes and that distinguishes its levels"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -26,7 +26,7 @@ def with_truth(dataset: FrameDataset, truth: str) -> FrameDataset:
 
     Raises:
         PlanError: no such truth, or one that this dataset cannot give.
-        DataError: the dataset does not tell instances apart.
+        DataError: the dataset does not distinguish instances.
     """
     if truth not in TRUTHS:
         raise PlanError(f"expected a problem's truth among {', '.join(TRUTHS)}, but got {truth!r}")

@@ -147,7 +147,7 @@ def sense(data: bytes, *, closely: bool = True) -> Sensed:
                 return ask(kind, received)
     raise SenseError(
         f"expected bytes whose level can be sensed ({', '.join(readers)}), but got {len(data)} bytes "
-        f"that start with [{data[:4].hex(' ')}]; tell the level instead"
+        f"that start with [{data[:4].hex(' ')}]; give the level instead"
     )
 
 

@@ -2,7 +2,7 @@
 
 Gears are made once more on a copy of the base, with other values in every tensor that any level adapts, and
 run beside a plain deep copy into which the same values were written. What every module gives is compared,
-so that networks whose answers are classes, or that find nothing, can be told apart too. The base and the
+so that networks whose answers are classes, or that find nothing, can be distinguished, too. The base and the
 gears themselves never run here.
 """
 
@@ -97,7 +97,7 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
             adaptor = _of_all_layers(adaptors, level, values)
             _compare(make(own_copy(base, is_again=True), {level: adaptor}, batch.moving), level, batch, expected)
             if _first_difference(batch.seen, expected) is not None:
-                break  # this batch tells the level from the base
+                break  # this batch distinguishes the level from the base
 
 
 def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
