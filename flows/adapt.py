@@ -63,7 +63,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     }
     try:
         pristine.result()
-    except Exception as error:  # without the control nothing can be told of any level
+    except Exception as error:  # without the control nothing can be said of any level
         raise LevelsFailedError(f"pristine control: {type(error).__name__}: {error}") from error
     rows, failures = _gather(levels, scores, full=fulls, table=tables, selection=selections, adaptor=adaptors)
     gearbox = None
@@ -100,7 +100,7 @@ def _gather(
     rows, failures = [], {}
     for index, level in enumerate(levels):
         try:
-            # In the order of the steps, so that the reason told is the first one.
+            # In the order of the steps, so that the reason given is the first one.
             results = {name: futures[index].result() for name, futures in steps.items()}
             counted = {solution: futures[index].result() for solution, futures in scores.items()}
             rows.append(Row(level=level, scores=counted, **results))

@@ -129,6 +129,7 @@ class Adaptor:
         }
         if self.calibration:
             header["calibration"] = [calibration.to_json() for calibration in self.calibration]
+        header["sha256"] = _digest(header, self.tensors)
         return save(dict(sorted(self.tensors.items())), metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
     @property
@@ -152,7 +153,8 @@ class Adaptor:
 
         Raises:
             AdaptorError: no such file, no adaptor, an unknown format, tensors that its header does not
-                announce, values that are NaN or infinite, or a header that contradicts itself.
+                announce, values that are NaN or infinite, a header that contradicts itself, or bytes that are
+                not as they were written.
         """
         path = Path(path)
         try:
@@ -236,7 +238,7 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
     if flaw := flaw_of_header(header):
         raise AdaptorError(f"adaptor {path}: {flaw}")
     try:
-        return Adaptor(
+        adaptor = Adaptor(
             level=DistortionLevel.parse(str(header["level"])),
             base_fingerprint=str(header["base_fingerprint"]),
             layers=tuple(header["layers"]),  # type: ignore[arg-type]
@@ -250,6 +252,18 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
         raise AdaptorError(f"adaptor {path}: {str(error).partition(': ')[2]}") from error
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, LevelError) as error:
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
+    if "sha256" in header and header["sha256"] != _digest(header, tensors):  # adaptors of before have none
+        raise AdaptorError(f"adaptor {path}: its bytes were altered after it was written; take another copy of it")
+    return adaptor
+
+
+def _digest(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all that a file says and holds, in hexadecimal; the digest's own field aside."""
+    said = {key: value for key, value in header.items() if key != "sha256"}
+    total = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for _, tensor in sorted(tensors.items()):
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _calibrations(listed: object) -> tuple[Calibration, ...]:
@@ -267,7 +281,7 @@ def _check_after(before: Tensor, after: Tensor | None, name: str) -> None:
 
 
 def _check_outside(before: Mapping[str, Tensor], after: Mapping[str, Tensor], inside: set[str]) -> None:
-    """The base must be as it was outside of the adaptor, else the adaptor would not tell the whole.
+    """The base must be as it was outside of the adaptor, else the adaptor would not hold the whole.
 
     Bit by bit, in float32 where the fine-tune has brought the network from another precision to it.
     """

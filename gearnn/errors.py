@@ -10,7 +10,7 @@
     │   ├── CodecError        a codec that a level needs: missing, or it refuses the frames
     │   ├── CheckpointError   weights: another architecture, a pickle, a wrong shape
     │   ├── BoundError        a bound that no layer fits into
-    │   ├── SenseError        the distortion level of these bytes cannot be told, or contradicts a hint
+    │   ├── SenseError        the distortion level of these bytes cannot be sensed, or contradicts a hint
     │   │   └── SeveralDistortionsError  they show several distortions, which no adaptor combines
     │   ├── OutputError       a result that would take the place of an input, or of a file that GearNN did not write
     │   └── StreamError       a source of frames: no such file, no manifest, an address that does not answer
@@ -69,7 +69,7 @@ class BoundError(InputError, ValueError):
 
 
 class SenseError(InputError, ValueError):
-    """The distortion level of an input cannot be told from its bytes."""
+    """The distortion level of an input cannot be sensed from its bytes."""
 
 
 class OutputError(InputError):

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, DivergedError, PlanError
 from gearnn.finetune_job import Job, moving_statistics
-from gearnn.layers import BatchNormStatistics, Layer, check_finite
+from gearnn.layers import BatchNormStatistics, Layer, check_finite, overlapping
 from gearnn.machine.compute import Compute, own_copy
 from gearnn.machine.randomness import own_stream
 from gearnn.problems.problem import Problem, teaches
@@ -133,6 +133,10 @@ def finetune(
     if len(samples) == 0:
         raise DataError("fine-tuning: expected at least one training frame, but got none")
     check_finite(base, "fine-tuning: base")
+    if apart := overlapping(base):
+        _LOGGER.warning(
+            "%s share memory in the base; they are trained apart, and every copy holds them apart", ", ".join(apart)
+        )
     compute = compute or Compute.resolve()
     learnable = {name: p.requires_grad for name, p in base.named_parameters()}
     model = compute.place(own_copy(base).float())

@@ -247,7 +247,7 @@ class GearBox:
         """The level of an encoded frame, among the kinds that this gearbox has adaptors for.
 
         Raises:
-            SenseError: it cannot be told.
+            SenseError: it cannot be sensed.
         """
         return self.sensor(Received(data))
 
@@ -272,8 +272,8 @@ class GearBox:
         Args:
             frames: encoded images or clips, such as the contents of JPEG files; or decoded frames,
                 which need a level unless it is seen in the pixels.
-            level: tells the level where the bytes do not: one for all frames, or one a frame.
-            trust_level: take the told level even where the bytes say another.
+            level: the level where the bytes do not say it: one for all frames, or one a frame.
+            trust_level: take the given level even where the bytes say another.
             policy: what happens to frames off the map of this gearbox.
             steady: the hysteresis of the stream that the frames belong to.
 
@@ -281,7 +281,7 @@ class GearBox:
             One answer a frame, in order.
 
         Raises:
-            SenseError: a frame's level cannot be sensed and was not told, or contradicts what was told.
+            SenseError: a frame's level cannot be sensed and was not given, or contradicts what was given.
             DataError: the bytes are no image, or a frame of a size that the network cannot take; or
                 this gearbox was built without a problem.
             GearError: there is no adaptor of the sensed kind, or the policy refuses the distance.

@@ -1,4 +1,4 @@
-"""The layers l_i of a network, their sizes N_i (section 3.2), and the fingerprint that tells networks apart."""
+"""The layers l_i of a network, their sizes N_i (section 3.2), and the fingerprint that distinguishes networks."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -134,7 +134,7 @@ def model_size(model: nn.Module) -> int:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """What tells one base from another: sha256 over its floating-point values.
+    """What distinguishes one base from another: sha256 over its floating-point values.
 
     Names, shapes and values as little-endian float32, sorted by name. Independent of device, memory
     format and of the precision in which the file stored the values.
@@ -185,7 +185,7 @@ def unusable(name: str, tensor: Tensor, as_float32: Tensor | None = None) -> str
 
 
 def check_finite(model: nn.Module, what: str) -> None:
-    """Make sure that a network can be fine-tuned from, adapted and told from others.
+    """Make sure that a network can be fine-tuned from, adapted and distinguished from others.
 
     Args:
         model: with all of its parameters and buffers.
@@ -197,6 +197,23 @@ def check_finite(model: nn.Module, what: str) -> None:
     for name, tensor in stored_tensors(model).items():
         if why := unusable(name, tensor):
             raise CheckpointError(f"{what}: expected finite values that fit float32, but {name} has {why}")
+
+
+def overlapping(model: nn.Module) -> list[str]:
+    """Names of parameters that share memory with another one, or hold a value of theirs twice (``expand``).
+
+    Every copy of such a network holds them apart. Tied weights, one parameter under several names, stay tied.
+    """
+    found, last = [], ("", 0, 0)  # the parameter, its memory, and where it ends there, in bytes
+    for name, start, end, tensor in sorted(_places(model), key=lambda place: place[1:3]):
+        if tensor.numel() > 1 and any(
+            n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            found.append(name)
+        if start < last[2]:
+            found += [last[0], name]
+        last = max(last, (name, start, end), key=lambda place: place[2])
+    return list(dict.fromkeys(found))
 
 
 def batchnorms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -234,6 +251,14 @@ def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
     if not _holds_statistics(module) or _is_fixed(module):
         return {}
     return {_join(path, n): b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor]]:
+    """(name, address of the first value, address behind the last one, tensor) of every parameter that has values."""
+    for name, tensor in model.named_parameters():
+        if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
+            last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+            yield name, tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), tensor
 
 
 def _floats(model: nn.Module) -> Iterator[Tensor]:

@@ -56,7 +56,7 @@ def bars(console: Console) -> Iterator[None]:
 
 
 def expect_steps(number: int) -> None:
-    """Tell how many steps the run has."""
+    """Set how many steps the run has."""
     if _display is not None and _overall is not None:
         _display.update(_overall, total=number)
 

@@ -206,7 +206,7 @@ class Entrant(Record):
 
     Attributes:
         solution: one of :data:`gearnn.evaluation.solutions.BENCHMARKED`.
-        setting: what tells it from others of the same name, such as ``alpha=2, sigma=0.1``; else empty.
+        setting: what distinguishes it from others of the same name, such as ``alpha=2, sigma=0.1``; else empty.
         trained: level of its training frames; ``mixed``, ``pristine``, or empty for the base.
         seed: of its fine-tune.
         network: a whole network, where it is one.
@@ -229,7 +229,7 @@ class Measured(Record):
     Attributes:
         entrant: the solution.
         level: of the frames it was scored on.
-        score: how good it is; None where it could not be told.
+        score: how good it is; None where it could not be found out.
         failure: why not.
     """
 

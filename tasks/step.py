@@ -37,7 +37,7 @@ def step(
 
     The function's first parameter is the plan, and its return annotation the record's type. If it
     has a parameter ``scratch``, that is filled with a path that stays the same until the step is
-    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` tells whether there is a record,
+    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` says whether there is a record,
     ``task.fn.known(plan, ...)`` gives it or None, and ``task.fn.version`` is the step's version.
 
     Args:
@@ -124,10 +124,10 @@ def device_of(plan: Plan, what: str) -> Iterator[None]:
         StoppedError: somebody asked the run to stop while it waited.
     """
 
-    def tell(wanted: str) -> None:
+    def log_wait(wanted: str) -> None:
         logger_here().info("%s waits for %s", what, wanted)
 
-    with leased(plan.device, plan.threads, on_wait=tell, check=lambda: stop_if_asked(what)):
+    with leased(plan.device, plan.threads, on_wait=log_wait, check=lambda: stop_if_asked(what)):
         compute_of(plan)  # gives this thread its number of torch threads
         yield
 

@@ -152,6 +152,28 @@ def test_a_tampered_file_is_refused(
         Adaptor.load(path)
 
 
+def test_values_or_words_that_changed_after_the_file_was_written_are_noticed(adaptor: Adaptor, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    adaptor.save(path)
+    content = path.read_bytes()
+    note = content.index(b"data", content.index(b"notes")) + 10
+    for where in (len(content) - 3, note):
+        damaged = bytearray(content)
+        damaged[where] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(AdaptorError, match="its bytes were altered after it was written; take another copy of it"):
+            Adaptor.load(path)
+
+
+def test_an_adaptor_of_before_files_had_a_digest_is_read(adaptor: Adaptor, tmp_path: Path) -> None:
+    adaptor.save(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["gearnn.adaptor"])
+    del header["sha256"]
+    again = Adaptor.load(with_header(adaptor, tmp_path / "b.safetensors", json.dumps(header)))
+    assert again.sha256 == adaptor.sha256
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(AdaptorError, match="expected a safetensors file"):

@@ -542,3 +542,11 @@ def test_a_network_whose_copy_would_train_the_base_is_refused(
     with pytest.raises(PlanError, match="attribute run of the network keeps a part of it"):
         finetune(base, samples, problem, RECIPE, compute=fp32)
     assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_weights_that_share_memory_are_trained_apart_and_that_is_logged(
+    tiny: nn.Module, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.bn.bias = nn.Parameter(tiny.bn.weight.detach()[:])  # type: ignore[union-attr, index, operator]
+    run()
+    assert "bn.weight, bn.bias share memory in the base; they are trained apart" in caplog.text

@@ -113,7 +113,7 @@ def test_an_adaptor_of_another_base_is_refused(tiny: nn.Module) -> None:
 
 
 def test_bytes_that_cannot_be_used_are_typed_errors(gearbox: GearBox, photo: Image.Image) -> None:
-    with pytest.raises(SenseError, match="tell the level instead"):
+    with pytest.raises(SenseError, match="give the level instead"):
         gearbox.infer([b"no image"])
     truncated = encode(photo, "jpeg:quality=10")[:900]
     with pytest.raises(DataError, match="frame 1: expected an encoded image"):
@@ -209,7 +209,7 @@ def test_arrays_and_images_run_with_a_hint(gearbox: GearBox, photo: Image.Image)
     expected = gearbox.infer([data])[0].prediction
     for frame in (decode(data), np.asarray(decode(data))):
         assert torch.equal(gearbox.infer([frame], level="jpeg:quality=10")[0].prediction, expected)
-        with pytest.raises(SenseError, match="tell the level instead"):
+        with pytest.raises(SenseError, match="give the level instead"):
             gearbox.infer([frame])
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(DataError, match=r"frame 0: expected a frame uint8 \[H, W, 3\] in RGB"):

@@ -6,7 +6,17 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from gearnn.errors import CheckpointError
-from gearnn.layers import aliases, charged_once, check_finite, fingerprint, layers_of, model_size, named, statistics_of
+from gearnn.layers import (
+    aliases,
+    charged_once,
+    check_finite,
+    fingerprint,
+    layers_of,
+    model_size,
+    named,
+    overlapping,
+    statistics_of,
+)
 from gearnn.models import build_model, load_model
 
 
@@ -168,3 +178,13 @@ def test_masks_of_negative_infinity_are_no_fault_but_fixed_weights_of_it_are() -
     fixed.weight[0] = float("-inf")
     with pytest.raises(CheckpointError, match="weight has infinity"):
         check_finite(fixed, "base")
+
+
+def test_parameters_that_share_memory_are_named_and_mere_neighbours_and_tied_ones_are_not() -> None:
+    memory = torch.randn(12)
+    model = nn.Module()
+    model.one, model.two = nn.Parameter(memory[:4]), nn.Parameter(memory[4:8])
+    model.tied, model.empty = model.one, nn.Parameter(memory[:0])
+    assert overlapping(model) == []
+    model.across, model.wide = nn.Parameter(memory[7:10]), nn.Parameter(memory[10:11].expand(3))
+    assert overlapping(model) == ["two", "across", "wide"]

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -57,6 +57,11 @@ def networks(only: str) -> Iterator[tuple[str, str, Build]]:
             options["weights_backbone"] = None
         if name in detectors:
             options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, they find little
+            if not name.startswith("ssd"):
+                options |= {
+                    "min_size": 128,
+                    "max_size": 160,
+                }  # they enlarge frames, to 800 pixels if left to themselves
         if only in f"torchvision/{name}":
             yield (
                 models.get_model_builder(name).__module__,
@@ -185,9 +190,17 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def outputs(base: nn.Module, made: list[Adaptor], batch: Any) -> dict[str, Any]:
-    """What every level's own network gives, the base's first."""
-    kept = {"pristine": reference(base, None)(batch)}
-    return kept | {str(adaptor.level): reference(base, adaptor)(batch) for adaptor in made}
+    """What every level's own network gives, the base's first; and a function of what it gives for its frame alone."""
+    found = {"pristine": reference(base, None)(batch)}
+    for index, adaptor in enumerate(made):
+        found[str(adaptor.level)] = reference(base, adaptor)(batch)
+        found[f"{adaptor.level} alone"] = cache(partial(_alone, base, adaptor, batch[index : index + 1]))
+    return found
+
+
+@torch.inference_mode()
+def _alone(base: nn.Module, adaptor: Adaptor, frame: Any) -> Any:
+    return reference(base, adaptor)(frame)
 
 
 @torch.inference_mode()
@@ -206,10 +219,10 @@ def verdict(hold: Hold, base: nn.Module, made: list[Adaptor], batch: Any, other:
             wrong[level] = found
     if wrong:
         return f"WRONG: {wrong}"
-    return _mixed_verdict(box, batch, base, made)
+    return _mixed_verdict(box, batch, expected)
 
 
-def _mixed_verdict(box: GearBox, batch: Any, base: nn.Module, made: list[Adaptor]) -> str:
+def _mixed_verdict(box: GearBox, batch: Any, expected: dict[str, Any]) -> str:
     """The same of a batch whose frames have both levels."""
     if len(batch) != 2:
         return "right"
@@ -217,11 +230,11 @@ def _mixed_verdict(box: GearBox, batch: Any, base: nn.Module, made: list[Adaptor
         found = box.mixed(LEVELS)(batch)
     except GearNNError as error:
         return f"right; mixed batches refused: {error}"
-    for index, adaptor in enumerate(made):
-        alone = reference(base, adaptor)(batch[index : index + 1])
+    for index, level in enumerate(LEVELS):
         mine = found[index : index + 1] if isinstance(found, list) else _row(found, index)
-        if off(mine, alone) > _SAME:
-            return f"WRONG: frame {index} of a mixed batch is off by {off(mine, alone):.2g}"
+        difference = off(mine, expected[f"{level} alone"]())
+        if difference > _SAME:
+            return f"WRONG: frame {index} of a mixed batch is off by {difference:.2g}"
     return "right"
 
 
@@ -250,9 +263,9 @@ def tried(name: str, build: Build) -> dict[str, Any]:
         except Exception:
             continue
         if off(expected[LEVELS[0]], expected["pristine"]) < 10 * _SAME:
-            continue  # this batch cannot tell them apart
+            continue  # this batch does not distinguish them
         return {"name": name} | {h: verdict(h, base, made, batch, other, expected) for h in get_args(Hold)}
-    return {"name": name, "skipped": "no batch that it takes and that tells its levels apart"}
+    return {"name": name, "skipped": "no batch that it takes and that distinguishes its levels"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

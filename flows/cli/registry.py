@@ -17,7 +17,7 @@ def sense(
     base: Annotated[str | None, typer.Option(help="look for levels that this registered base has adaptors for")] = None,
     distortion: Annotated[str | None, typer.Option(help="with --base: only levels of this kind")] = None,
 ) -> None:
-    """Tell the distortion level of files, from their bytes; with --base also by comparison with its calibration."""
+    """Find the distortion level of files, from their bytes; with --base also by comparison with its calibration."""
     with running():
         from gearnn.distortions import sense as sense_bytes
         from gearnn.gearbox import GearBox
@@ -120,7 +120,7 @@ def infer(
     ),
     distortion: Annotated[str | None, typer.Option(help="use adaptors of this kind only")] = None,
     alias: Annotated[str, typer.Option(help="which version of each adaptor")] = "champion",
-    level: Annotated[str | None, typer.Option(help="tell the level where the bytes do not")] = None,
+    level: Annotated[str | None, typer.Option(help="the level, where the bytes do not say it")] = None,
     trust_level: Annotated[bool, typer.Option("--trust-level", help="even where the bytes say otherwise")] = False,
     off_map: Annotated[str, typer.Option(help="frames without a fitting gear: error, base or nearest")] = "nearest",
     memory: Annotated[bool, typer.Option("--memory", help="say what is resident")] = False,
@@ -159,7 +159,7 @@ def infer(
             found = gearbox.problem.answer(answer.prediction)
             wrote = write_answer(found, outputs, file.stem)
             facts = "; ".join([f"misfit {answer.misfit:.3f}", *filter(None, [answer.note])])
-            how = f"sensed {answer.sensed} ({facts})" if told is None else f"told {answer.sensed}"
+            how = f"sensed {answer.sensed} ({facts})" if told is None else f"given {answer.sensed}"
             used = "the base" if answer.used.is_pristine else str(answer.used)
             used += f" ({answer.distance:.3g} away)" if answer.distance else ""
             used += f" ({answer.off_map})" if answer.off_map else ""

@@ -170,8 +170,8 @@ def _follow(session: Any, segments: Iterator[Any], outputs: Any, show: str) -> l
                     _draw(session.problem, shown, outputs, f"{show}/{record.segment}-{record.frame}")
                 update(record)
         except KeyboardInterrupt:
-            console.print("stopped; what ran until now is told below")
-        except GearNNError as error:  # the source ended badly; what ran is told all the same
+            console.print("stopped; what ran until now is reported below")
+        except GearNNError as error:  # the source ended badly; what ran is reported all the same
             fail(str(error))
     return list(records)
 

@@ -1,4 +1,4 @@
-"""Start a deployment through the Prefect API, and wait for its run; what is missing is told in one line."""
+"""Start a deployment through the Prefect API, and wait for its run; what is missing is reported in one line."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,10 +117,10 @@ def start_again(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
 
 
 def wait(client: SyncPrefectClient, run: FlowRun, limit_s: float, say: Say, poll_s: float = 2.0) -> FlowRun:
-    """Watch a run until it ends or the time is over; tells every change of state, and every minute that it goes on.
+    """Watch a run until it ends or the time is over; reports every change of state, and every minute that it goes on.
 
     Returns:
-        The run as it is then; its state tells which of both.
+        The run as it is then; its state says which of both.
     """
     began, told, told_at = time.monotonic(), "", 0.0
     while True:

@@ -1,4 +1,4 @@
-"""Tell people of a run that failed, through a notification block of Prefect."""
+"""Notify people of a run that failed, through a notification block of Prefect."""
 
 import os
 from typing import Any

@@ -48,7 +48,7 @@ class PlannedTaskRunner(TaskRunner[PrefectFuture[Any]]):
         return type(self)(self._plan)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Steps in other processes are told of the flow, and start nothing."""
+        """Steps in other processes get to know the flow, and start nothing."""
         return {"_plan": self._plan}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

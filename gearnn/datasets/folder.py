@@ -1,6 +1,6 @@
 """Any folder of images and index masks: ``root/<split>/images/*`` and ``root/<split>/masks/<same name>.png``.
 
-Where ``root/<split>/instances/<same name>.png`` tell instances apart, by a number a pixel and 0 for
+Where ``root/<split>/instances/<same name>.png`` distinguish instances, by a number a pixel and 0 for
 none, the frames serve instance segmentation too; an instance's class is that of its pixels in the mask.
 """
 

@@ -52,7 +52,7 @@ class LevelFacts:
         bits_per_pixel: of undistorted pixels.
         psnr_db: peak signal to noise ratio of the received frame, scaled back to the sensor's size, against
             the undistorted one; infinite for equal frames.
-        sensed: what the bytes of the first frame tell, or that levels are compared or must be told.
+        sensed: what the bytes of the first frame say, or that levels are compared or must be given.
     """
 
     level: str
@@ -159,7 +159,7 @@ def _cell(image: Image.Image) -> Image.Image:
 
 
 def _sensed(level: DistortionLevel, data: bytes) -> str:
-    """How every part of a level is found in a frame of it: what the bytes say, or that it must be compared or told."""
+    """How every part of a level is found in a frame of it: what the bytes say, or that it must be compared or given."""
     found = []
     for part in level.parts:
         kind = kind_of(part.kind)
@@ -168,5 +168,5 @@ def _sensed(level: DistortionLevel, data: bytes) -> str:
         elif kind.sense is None and kind.compare is not None:
             found.append(f"{part.kind} compared")
         else:
-            found.append(f"{part.kind} must be told")
+            found.append(f"{part.kind} must be given")
     return " + ".join(found)

@@ -80,7 +80,7 @@ class WithInstances:
     """A dataset with :class:`Instances` as the truth of its frames; all else is the dataset's own.
 
     Args:
-        dataset: one that tells the instances of its frames.
+        dataset: one that knows the instances of its frames.
 
     Raises:
         DataError: it knows classes only.
@@ -90,7 +90,7 @@ class WithInstances:
         instances: Callable[[int], np.ndarray] | None = getattr(dataset, "instances", None)
         if instances is None:
             raise DataError(
-                f"data: expected frames whose instances are told apart, but {type(dataset).__name__} has classes only; "
+                f"data: expected frames with instances, but {type(dataset).__name__} has classes only; "
                 f"pennfudan and streets have instances, and folder where it has a folder `instances`"
             )
         self._dataset, self._instances = dataset, instances

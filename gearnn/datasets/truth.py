@@ -1,7 +1,10 @@
 """A dataset with the truth that a problem needs, and a check of all of it."""
 
 import logging
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
 
 from gearnn.datasets.frames import FrameDataset
 from gearnn.datasets.instances import Instances, WithInstances
@@ -9,6 +12,9 @@ from gearnn.errors import DataError, PlanError
 
 TRUTHS = ("classes", "instances", "class")
 """Classes of the pixels, instances, the class of the whole frame."""
+_SHOWN = 5
+_WORDS = {"classes": "classes of pixels", "instances": "instances", "class": "one class a frame"}
+_LOGGER = logging.getLogger("gearnn")
 
 
 def with_truth(dataset: FrameDataset, truth: str) -> FrameDataset:
@@ -20,7 +26,7 @@ def with_truth(dataset: FrameDataset, truth: str) -> FrameDataset:
 
     Raises:
         PlanError: no such truth, or one that this dataset cannot give.
-        DataError: the dataset does not tell instances apart.
+        DataError: the dataset does not distinguish instances.
     """
     if truth not in TRUTHS:
         raise PlanError(f"expected a problem's truth among {', '.join(TRUTHS)}, but got {truth!r}")
@@ -36,23 +42,43 @@ def with_truth(dataset: FrameDataset, truth: str) -> FrameDataset:
 def check_frames(dataset: FrameDataset) -> None:
     """Read every frame and every truth of a split once, so that bad files stop a run before training.
 
-    Frames without any instance are allowed, as frames of nothing but background; they are named in the log.
+    Frames without any instance are allowed, as frames of nothing but background; they are named in the log. So
+    are classes that no truth has: nothing is learnt of them, and no figure speaks of them.
 
     Raises:
-        DataError: the first file that cannot be used; or no frame has an instance.
+        DataError: the first file that cannot be used; no frame has an instance; or all pixels that have a truth are
+            of one class.
     """
-    empty = []
+    empty, seen = [], np.zeros(max(256, len(dataset.class_names)), dtype=bool)
+    target: Any = None
     for index in range(len(dataset)):
         dataset.clip(index)
         target = dataset.target(index)
-        if isinstance(target, Instances) and len(target.labels) == 0:
-            empty.append(dataset.name(index))
+        if isinstance(target, Instances):
+            seen[[0, *target.labels]] = True  # 0 is the background
+            if len(target.labels) == 0:
+                empty.append(dataset.name(index))
+        else:
+            seen[np.asarray(target).reshape(-1)] = True
     if empty:
         if len(empty) == len(dataset):
             raise DataError(f"data: expected instances, but none of the {len(dataset)} frames has one")
-        told = ", ".join(empty[:_SHOWN]) + (" ..." if len(empty) > _SHOWN else "")
-        logging.getLogger("gearnn").warning("%d of %d frames have no instance: %s", len(empty), len(dataset), told)
+        _LOGGER.warning("%d of %d frames have no instance: %s", len(empty), len(dataset), _first(empty))
+    _check_classes(dataset, seen[: len(dataset.class_names)], is_pixels=isinstance(target, np.ndarray))
 
 
-_SHOWN = 5
-_WORDS = {"classes": "classes of pixels", "instances": "instances", "class": "one class a frame"}
+def _check_classes(dataset: FrameDataset, seen: np.ndarray, *, is_pixels: bool) -> None:
+    present = [name for name, is_seen in zip(dataset.class_names, seen, strict=True) if is_seen]
+    if is_pixels and len(present) < min(2, len(seen)):
+        void = "" if dataset.ignore_index is None else f" or void ({dataset.ignore_index})"
+        raise DataError(
+            f"data: expected pixels of at least two of the {len(seen)} classes, but all {len(dataset)} masks hold only "
+            f"{', '.join(present) or 'no class'}{void}; is the value of a class called void, or are these other masks?"
+        )
+    absent = [name for name in dataset.class_names if name not in present]
+    if absent:
+        _LOGGER.warning("no truth of %d frames has the classes %s", len(dataset), _first(absent))
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")

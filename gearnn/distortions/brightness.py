@@ -55,7 +55,7 @@ def compare(features: Sequence[float], references: Sequence[Reference]) -> tuple
         equally likely levels the stronger one.
 
     Raises:
-        DataError: the calibration frames of several levels that fit are alike, so nothing tells them apart.
+        DataError: the calibration frames of several levels that fit are alike, so nothing distinguishes them.
     """
     found = [_likelihood(np.array(features), reference) for reference in references]
     least = min(likelihood for likelihood, _ in found)

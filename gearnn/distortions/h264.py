@@ -5,7 +5,7 @@ gives the whole sequence to the encoder. GOP length, preset and chroma format be
 defaults are x264's.
 
 A stream's CRF is read, never guessed from pixels. x264 writes it into its SEI. Where that was stripped,
-or another encoder was at work, the quantisers that the slices carry tell: CRF is x264's target for
+or another encoder was at work, the quantisers that the slices carry say it: CRF is x264's target for
 them, which its adaptive quantisation and macroblock tree then shift (:func:`from_quantisers`).
 """
 
@@ -63,7 +63,7 @@ def sense(received: Received) -> Reading:
         try:
             return Reading({"crf": min(max(float(stated[1]), LOW), HIGH)}, 0.0)
         except ValueError:
-            pass  # damaged digits; the slices still tell
+            pass  # damaged digits; the slices still say it
     try:
         decoded = received.video
     except DataError as error:

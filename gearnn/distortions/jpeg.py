@@ -108,7 +108,7 @@ def _nearest(tables: Tables) -> tuple[int, float]:
 def _tables(data: bytes) -> Tables:
     """The quantisation tables of the luma and, where it has its own, the first chroma component, 64 entries each.
 
-    Read from the segments before the first scan (ITU-T T.81, B.2). Pillow tells the same, but takes
+    Read from the segments before the first scan (ITU-T T.81, B.2). Pillow says the same, but takes
     several times as long for files with EXIF, as cameras write. Files of RGB or CMYK have one table for
     all components. Entries above 255, which only files beyond the baseline may hold, count as 255, the
     largest that Pillow writes.

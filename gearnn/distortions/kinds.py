@@ -112,7 +112,7 @@ class Kind:
 
     Levels of a kind are sensed in one of three ways. It *reads* them from the bytes (``sense``); or it
     *compares* the frame with calibration frames (``measure`` and ``compare``); or, with neither, they
-    must be told.
+    must be given.
 
     Attributes:
         name: as written in a level.
@@ -179,7 +179,7 @@ class Kind:
         """How the level of an input is found, in words."""
         if self.sense is not None:
             return "read from the bytes"
-        return "must be told" if self.measure is None else "compared with calibration frames"
+        return "must be given" if self.measure is None else "compared with calibration frames"
 
     @property
     def span(self) -> float:

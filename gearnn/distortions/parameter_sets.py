@@ -1,6 +1,6 @@
 """The frame size of an H.264 elementary stream, from its sequence parameter set (ITU-T H.264, 7.3.2.1.1).
 
-FFmpeg tells the size only once it has decoded a frame; the parameter set stands at the start of the
+FFmpeg gives the size only once it has decoded a frame; the parameter set stands at the start of the
 stream, and reading it takes microseconds. Of the rest of the bitstream only the types of messages are read here.
 """
 

@@ -69,7 +69,7 @@ class Sensor:
             The level, with the misfits of all kinds that looked.
 
         Raises:
-            SenseError: no kind can tell; or several kinds find a distortion, and no supported level
+            SenseError: no kind can sense it; or several kinds find a distortion, and no supported level
                 combines them.
         """
         answers, reasons = [], []
@@ -79,7 +79,7 @@ class Sensor:
             except SenseError as error:
                 reasons.append(str(error))
         if not answers:
-            raise SenseError(f"{'; '.join(dict.fromkeys(reasons)) or 'no levels to look for'}; tell the level instead")
+            raise SenseError(f"{'; '.join(dict.fromkeys(reasons)) or 'no levels to look for'}; give the level instead")
         distorted = [a for a in answers if _distorting(a.level) and nearest(a.level, self._levels).parts]
         distorted = _without_implied(distorted)
         return _with_all_misfits(_the_one(distorted) if distorted else answers[0], answers)
@@ -166,7 +166,7 @@ def sense(data: bytes, *, closely: bool = True) -> Sensed:
                 return ask(kind, received)
     raise SenseError(
         f"expected bytes whose level can be sensed ({', '.join(readers)}), but got {len(data)} bytes "
-        f"that start with [{data[:4].hex(' ')}]; tell the level instead"
+        f"that start with [{data[:4].hex(' ')}]; give the level instead"
     )
 
 
@@ -174,7 +174,7 @@ def ask(kind: Kind, received: Received) -> Sensed:
     """What a kind that reads bytes senses; whatever a foreign package's kind dies of is a typed error.
 
     Raises:
-        SenseError: it cannot tell.
+        SenseError: it cannot sense it.
     """
     assert kind.sense is not None, "only kinds that read are asked"
     try:
@@ -245,7 +245,7 @@ def _the_one(answers: Sequence[Sensed]) -> Sensed:
     best = max(whole, key=lambda answer: len(answer.level.parts))
     if not set().union(*found) <= {part.kind for part in best.level.parts}:
         several = " and ".join(dict.fromkeys(str(part) for a in answers for part in _distorting(a.level)))
-        text = f"expected one distortion, but it looks like {several}; choose a kind, or tell the level"
+        text = f"expected one distortion, but it looks like {several}; choose a kind, or give the level"
         raise SeveralDistortionsError(text, answers)
     return best
 

@@ -296,5 +296,5 @@ def av_library() -> ModuleType:
         raise CodecError(
             f"video: expected PyAV, but it cannot be imported ({error}); `pip install av` brings it"
         ) from error
-    av.logging.set_level(None)  # what is damaged in a stream is told by errors, not on the terminal
+    av.logging.set_level(None)  # what is damaged in a stream is reported by errors, not on the terminal
     return av

@@ -20,14 +20,14 @@ OK = "ok"
 """``status`` of a row that has a value."""
 
 NOT_POSSIBLE = "not possible"
-"""How a cell tells of a solution that this network or problem cannot have."""
+"""How a cell names a solution that this network or problem cannot have."""
 
 GAIN_WORTH_TELLING = 2.0
 """Points of DNN switching over the pristine control below which the share that is kept would be noise."""
 
 _COLUMNS = {
     "solution": (pa.string(), "name as in section 4.2"),
-    "setting": (pa.string(), "what tells it from others of the same name; empty where nothing has to"),
+    "setting": (pa.string(), "what distinguishes it from others of the same name; empty where nothing has to"),
     "level_trained": (pa.string(), "level of its training frames; mixed, pristine, or empty for the base"),
     "level_tested": (pa.string(), "level of the frames it was scored on"),
     "split": (pa.string(), "role of the split: test is reported, promote is what versions are chosen by"),
@@ -74,7 +74,7 @@ class Solution:
 
     Attributes:
         name: as in section 4.2.
-        setting: what tells it from others of the same name.
+        setting: what distinguishes it from others of the same name.
     """
 
     name: str

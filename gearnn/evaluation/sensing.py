@@ -25,7 +25,7 @@ class SensingFacts:
         used: level whose gear sensing chose -> number of frames; frames that could not be sensed stand
             under None.
         figure: name of the score.
-        told: score with the gear of the true level.
+        given: score with the gear of the true level.
         sensed: score with the gears that sensing chose; a frame that could not be sensed ran on the base.
         unlike: number of frames whose misfit is beyond the limits of their kinds, so off the map.
     """
@@ -33,7 +33,7 @@ class SensingFacts:
     level: DistortionLevel
     used: dict[DistortionLevel | None, int]
     figure: str
-    told: float
+    given: float
     sensed: float
     unlike: int = 0
 
@@ -51,7 +51,7 @@ def measure_sensing(
     compute: Compute | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> SensingFacts:
-    """Sense every frame of a level, and score the split with the gears told and with the gears sensed.
+    """Sense every frame of a level, and score the split with the gears given and with the gears sensed.
 
     Args:
         gearbox: with a problem, and with an adaptor for the level unless it is pristine.
@@ -63,7 +63,7 @@ def measure_sensing(
     if problem is None:
         raise DataError("expected a gearbox with a problem, because predictions are scored")
     compute = compute or Compute(device=next(gearbox.base.parameters()).device, bf16=False)
-    told, sensed = problem.new_score(), problem.new_score()
+    given, sensed = problem.new_score(), problem.new_score()
     used: Counter[DistortionLevel | None] = Counter()
     unlike, policy = 0, Policy()
     for index in range(len(samples)):
@@ -74,7 +74,7 @@ def measure_sensing(
         batch = problem.to(problem.collate([samples[index]]), compute)
         truth = problem.truths(batch)[0]
         predictions: dict[DistortionLevel, Any] = {}
-        for score, level in ((told, gear_of(samples.level)), (sensed, chosen or DistortionLevel())):
+        for score, level in ((given, gear_of(samples.level)), (sensed, chosen or DistortionLevel())):
             if level not in predictions:
                 with compute.autocast():
                     predictions[level] = problem.predict(gearbox.model(level), batch)[0]
@@ -84,8 +84,8 @@ def measure_sensing(
     return SensingFacts(
         level=samples.level,
         used=dict(used),
-        figure=told.primary_name,
-        told=told.primary,
+        figure=given.primary_name,
+        given=given.primary,
         sensed=sensed.primary,
         unlike=unlike,
     )

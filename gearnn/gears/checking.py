@@ -2,7 +2,7 @@
 
 Gears are made once more on a copy of the base, with other values in every tensor that any level adapts, and
 run beside a plain deep copy into which the same values were written. What every module gives is compared,
-so that networks whose answers are classes, or that find nothing, can be told apart too. The base and the
+so that networks whose answers are classes, or that find nothing, can be distinguished, too. The base and the
 gears themselves never run here.
 """
 
@@ -23,6 +23,7 @@ from gearnn.gears.nested import leaves
 from gearnn.layers import stored_tensors
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import own_copy
+from gearnn.machine.foreign import parts_of
 from gearnn.machine.sharing import deep_copy, under_first_names
 
 Adaptors = Mapping[DistortionLevel, Adaptor]
@@ -73,10 +74,8 @@ class Tried:
 def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | Exception:
     """The first of some batches that the network takes; or what it said to the last, where it takes none."""
     failed: Exception | None = None
-    trial = deep_copy(base, {})
     for example in examples:
         try:
-            example.run(trial)
             return _tried(base, example)
         except Exception as error:  # whatever a network dies of on what it does not take
             failed = error
@@ -94,11 +93,11 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
     for number, batch in enumerate(_batches(base, tried)):
         for changed in (True, False):
             values = _values(base, adaptors, number if changed else None)
-            expected, _ = _trace(deep_copy(base, values), batch.example)
+            expected, _ = _trace(deep_copy(base, values, is_again=True), batch.example)
             adaptor = _of_all_layers(adaptors, level, values)
-            _compare(make(own_copy(base), {level: adaptor}, batch.moving), level, batch, expected)
+            _compare(make(own_copy(base, is_again=True), {level: adaptor}, batch.moving), level, batch, expected)
             if _first_difference(batch.seen, expected) is not None:
-                break  # this batch tells the level from the base
+                break  # this batch distinguishes the level from the base
 
 
 def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
@@ -107,12 +106,14 @@ def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors,
     Raises:
         GearError: a changed weight of such a module changes nothing.
     """
-    modules = dict(deep_copy(base, {}).named_modules())
+    if not any(map(_keeps_tensors, base.modules())):
+        return
+    modules = dict(deep_copy(base, {}, is_again=True).named_modules())  # a copy may keep less
     ran = {seen.place for seen in tried.seen}
     for name, values in _values(base, adaptors, 0).items():
         path = name.rpartition(".")[0]
         if path in ran and _keeps_tensors(modules[path]):
-            found, _ = _trace(deep_copy(base, {name: values}), tried.example)
+            found, _ = _trace(deep_copy(base, {name: values}, is_again=True), tried.example)
             if _first_difference(tried.seen, found) is None:
                 raise GearError(
                     f"{path or 'the root'} ({type(modules[path]).__name__}) keeps a tensor of an earlier run, and "
@@ -121,9 +122,17 @@ def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors,
 
 
 def _keeps_tensors(module: nn.Module) -> bool:
-    """Whether a module has tensors besides its parameters and buffers."""
-    others = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
-    return any(isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) for leaf in leaves(others))
+    """Whether a module has tensors besides its parameters and buffers, and those of its parts."""
+    todo = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    seen: dict[int, object] = {}
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            return True
+        if id(value) not in seen and not isinstance(value, nn.Module):
+            seen[id(value)] = value
+            todo += parts_of(value)
+    return False
 
 
 def _tried(base: nn.Module, example: Example) -> Tried:
@@ -301,7 +310,7 @@ def why_not_apart(base: nn.Module, tried: Tried) -> str:
     """Why frames of one batch cannot be run in several and put together; nothing where they can."""
     for row, alone in zip((slice(0, 1), slice(-1, None)), tried.example.frames_alone(), strict=False):
         try:
-            found = alone.run(deep_copy(base, {}))
+            found = alone.run(deep_copy(base, {}, is_again=True))
         except Exception as error:  # whatever a network dies of on a single frame
             return f"the network takes several frames, but not one: {' '.join(str(error).split())[:100]}"
         if reason := _why_no_rows(found, tried.output, row, len(tried.example.arguments[0])):

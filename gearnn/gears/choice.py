@@ -39,7 +39,7 @@ class Policy:
 
     Off the map is a frame (a) farther from every gear of its kind than ``max_distance``; (b) with
     several distortions that no adaptor combines; (c) of a kind without adaptors; (d) whose level cannot
-    be told; (e) unlike all that its level was learnt from, by more than ``max_misfit``. ``nearest`` takes
+    be sensed; (e) unlike all that its level was learnt from, by more than ``max_misfit``. ``nearest`` takes
     for (a) and (e) the nearest gear, for (b) that of the distortion that stands farthest from
     undistorted, as a share of its kind's range; at (c) and (d) nothing is near, and it is an error, as
     with ``error``. ``base`` runs the base for all five. Answers say why they are off the map.
@@ -81,7 +81,7 @@ class Choice:
     """The gear for a frame.
 
     Attributes:
-        sensed: level read from the input, or told; None where it cannot be told.
+        sensed: level read from the input, or given; None where it cannot be sensed.
         used: the supported level whose gear runs, a pristine one for the base.
         misfit: how far the input was from the level sensed, in the kind's unit; of a combination the sum.
         distance: from the level sensed to the one used, in the kind's unit; for a combination as a share of ranges.
@@ -102,7 +102,7 @@ class Choice:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the level could be told, of a frame that is like those that levels were learnt from."""
+        """Whether the level could be sensed, of a frame that is like those that levels were learnt from."""
         return self.sensed is not None and not self.off_map.startswith(_UNLIKE)
 
 
@@ -110,12 +110,12 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
     """The gear for a level.
 
     Args:
-        sensed: the level, or why it cannot be told.
+        sensed: the level, or why it cannot be sensed.
         gears: levels that have an adaptor.
         policy: what to do off the map.
 
     Raises:
-        SenseError: the level cannot be told, and the policy does not run the base then.
+        SenseError: the level cannot be sensed, and the policy does not run the base then.
         GearError: there is no gear that the policy allows.
     """
     if isinstance(sensed, SeveralDistortionsError) and policy.off_map == "nearest":
@@ -123,7 +123,7 @@ def choose(sensed: Sensed | SenseError, gears: Collection[DistortionLevel], poli
     if isinstance(sensed, SenseError):
         if policy.off_map != "base":
             raise sensed
-        return Choice(sensed=None, used=DistortionLevel(), off_map="the level cannot be told", to_base=True)
+        return Choice(sensed=None, used=DistortionLevel(), off_map="the level cannot be sensed", to_base=True)
     return _choose(sensed, gears, policy)
 
 
@@ -146,7 +146,7 @@ def _choose(sensed: Sensed, gears: Collection[DistortionLevel], policy: Policy) 
     reason = unlike or (f"{far:.3g} away from {used}, more than {limit:g}" if too_far else "")
     if reason and policy.off_map == "error":
         if unlike:
-            raise SenseError(f"sensed {level}, but the frame is {unlike}; tell the level instead")
+            raise SenseError(f"sensed {level}, but the frame is {unlike}; give the level instead")
         raise GearError(f"{level} is {far:g} away from {used}, the nearest gear; expected at most {limit:g}")
     if reason and policy.off_map == "base":
         return replace(on_base, off_map=reason, reach=limit)
@@ -160,7 +160,7 @@ def check_hint(hint: DistortionLevel, received: Received, gears: Collection[Dist
     JPEG that was saved before, at the quality that the hint says, is no contradiction.
 
     Raises:
-        SenseError: the bytes tell another level, for which another gear runs.
+        SenseError: the bytes say another level, for which another gear runs.
     """
     kinds = [hint.parts[-1].kind] if hint.parts else sorted({gear.kind for gear in gears})
     for kind in map(kind_of, (name for name in kinds if "+" not in name)):
@@ -177,7 +177,7 @@ def check_hint(hint: DistortionLevel, received: Received, gears: Collection[Dist
         told = _behind(hint, sensed.level)
         raise SenseError(
             f"expected a frame of {hint}, as the hint says, but its bytes say {told}; "
-            f"leave the hint out to go by the bytes, or tell the gearbox to trust it"
+            f"leave the hint out to go by the bytes, or have the gearbox trust it"
         )
 
 
@@ -201,7 +201,7 @@ class Steady:
     A shift happens at once where the new gear is nearer by more than ``margin``, and else after
     ``patience`` frames in a row that all ask for it. Exactly at the margin the stronger distortion's gear
     runs. Between kinds, and where the policy does not allow the present gear, it always happens at once. A frame
-    whose level is not sure, because it is unlike all that levels were learnt from or cannot be told, never shifts
+    whose level is not sure, because it is unlike all that levels were learnt from or cannot be sensed, never shifts
     and does not count: it runs with the present gear, or with the base where the policy says so.
 
     Args:
@@ -273,6 +273,6 @@ def _strongest(several: SeveralDistortionsError) -> Sensed:
         span = kind_of(sensed.level.parts[0].kind).span or 1.0
         return distance(sensed.level, DistortionLevel()) / (span if len(sensed.level.parts) == 1 else 1.0)
 
-    most = max(map(share, several.answers)) - 1e-12  # equal shares that rounding tells apart
+    most = max(map(share, several.answers)) - 1e-12  # equal shares that rounding makes unequal
     strongest: Sensed = min((a for a in several.answers if share(a) >= most), key=lambda answer: answer.level)
     return strongest

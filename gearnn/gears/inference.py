@@ -57,7 +57,7 @@ def choose_gear(
     """The gear for one frame.
 
     Raises:
-        SenseError: its level cannot be sensed and was not told, or not as surely as the policy wants, or
+        SenseError: its level cannot be sensed and was not given, or not as surely as the policy wants, or
             its bytes contradict the hint.
         LevelError: the hint is no level.
         GearError: no gear that the policy allows.

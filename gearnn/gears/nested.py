@@ -8,10 +8,12 @@ from torch import Tensor
 _DEEPEST = 20
 
 
-def leaves(output: Any, depth: int = 0) -> list[Any]:
-    """Tensors and other values inside of an output, however deep but for circles."""
-    if isinstance(output, Tensor) or depth > _DEEPEST:
-        return [output] if isinstance(output, Tensor) else []
+def leaves(output: Any, around: tuple[int, ...] = ()) -> list[Any]:
+    """Tensors and other values inside of an output, however deep but for circles; ``around``: what it lies in."""
+    if isinstance(output, Tensor):
+        return [output]
+    if id(output) in around or len(around) > _DEEPEST:
+        return []
     if isinstance(output, Mapping):
         values = list(output.values())
     elif isinstance(output, list | tuple):
@@ -20,7 +22,7 @@ def leaves(output: Any, depth: int = 0) -> list[Any]:
         values = list(vars(output).values())
     else:
         return [output]
-    return [leaf for value in values for leaf in leaves(value, depth + 1)]
+    return [leaf for value in values for leaf in leaves(value, (*around, id(output)))]
 
 
 def mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -147,19 +147,20 @@ class Compute:
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
-def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn.Module:
+def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None, *, is_again: bool = False) -> nn.Module:
     """A deep copy of a network, also where a hook has left it a derived weight with its gradient's history.
 
     Args:
         model: stays as it is.
         shared: ``id`` of an object -> what the copy has in its place.
+        is_again: whether it was copied before, so that its functions need no second look.
 
     Raises:
         PlanError: it holds what cannot be copied, such as a lock or an open file; or a function, such as a hook,
             that refers to a part of it and would do so in the copy, see :mod:`gearnn.machine.foreign`.
     """
-    memo = dict(shared or {})
-    for key, value in held(model).items():  # such as `weight` under torch.nn.utils.weight_norm, or kept features
+    memo, theirs = dict(shared or {}), held(model)
+    for key, value in theirs.items():  # such as `weight` under torch.nn.utils.weight_norm, or kept features
         if isinstance(value, Tensor) and not value.is_leaf and key not in memo:
             memo[key] = value.detach().clone()
     try:
@@ -167,7 +168,8 @@ def own_copy(model: nn.Module, shared: Mapping[int, object] | None = None) -> nn
     except Exception as error:  # whatever a module keeps
         what = f"{type(error).__name__}: {error}"
         raise PlanError(f"network: expected one that copy.deepcopy can copy, but it raised {what}") from error
-    check_nothing_foreign(copied, model)
+    if not is_again:
+        check_nothing_foreign(copied, theirs)
     return copied
 
 

@@ -25,7 +25,7 @@ _WRITABLE = (dict, list, set, deque)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType, weakref.ref)
 
 
-def check_nothing_foreign(copied: nn.Module, model: nn.Module) -> None:
+def check_nothing_foreign(copied: nn.Module, theirs: Mapping[int, object]) -> None:
     """Make sure that no function in a copy refers to what only the original has.
 
     Looked at are hooks and attributes of modules, also inside of containers, objects and partials; and in what
@@ -33,13 +33,13 @@ def check_nothing_foreign(copied: nn.Module, model: nn.Module) -> None:
 
     Args:
         copied: the copy.
-        model: what it was copied from.
+        theirs: what the original :func:`held` before it was copied.
 
     Raises:
         PlanError: one does; names the module and the hook or attribute.
     """
     own = held(copied)
-    foreign = {key: value for key, value in held(model).items() if key not in own}
+    foreign = {key: value for key, value in theirs.items() if key not in own}
     modules = dict(copied.named_modules())
     known = {id(module) for module in modules.values()}
     for path, module in modules.items():
@@ -68,7 +68,7 @@ def held(model: nn.Module) -> dict[int, object]:
         if is_module or isinstance(value, Tensor) or (directly and writable):
             found[id(value)] = value
         directly = is_module or (directly and isinstance(value, (*_WRITABLE, tuple, partial)))
-        todo += [(part, directly, 1 if is_module else depth + 1) for part in _parts(value)]
+        todo += [(part, directly, 1 if is_module else depth + 1) for part in parts_of(value)]
     return found
 
 
@@ -89,7 +89,7 @@ def _referring(attribute: object, foreign: Mapping[int, object], known: set[int]
         if isinstance(value, _FUNCTIONS):
             todo += [(part, value, depth + 1) for part in _kept(value, foreign)]
         else:
-            todo += [(part, function, depth + 1) for part in _parts(value)]
+            todo += [(part, function, depth + 1) for part in parts_of(value)]
     return None
 
 
@@ -100,7 +100,7 @@ def _is_foreign(value: object, foreign: Mapping[int, object]) -> bool:
     return isinstance(value, nn.Module) and any(id(module) in foreign for module in value.modules())
 
 
-def _parts(value: object) -> Iterable[object]:
+def parts_of(value: object) -> Iterable[object]:
     """What an object holds and ``copy.deepcopy`` copies with it."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]

@@ -34,7 +34,7 @@ def own_stream(device: torch.device, *key: object) -> Iterator[None]:
 
     Args:
         device: where the network runs; draws that it makes on the CPU are covered as well.
-        key: what tells streams apart, such as the seed, the epoch and the step.
+        key: what distinguishes streams, such as the seed, the epoch and the step.
 
     Raises:
         PlanError: numbers are drawn on the CPU in a backward pass, as activation checkpointing does.

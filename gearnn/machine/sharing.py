@@ -68,10 +68,16 @@ def under_first_names(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[s
     return {tied.get(name, [name])[0]: tensor for name, tensor in tensors.items()}
 
 
-def deep_copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A plain deep copy with values written into some of its tensors; what a sharing copy is compared with."""
+def deep_copy(model: nn.Module, tensors: Mapping[str, Tensor], *, is_again: bool = False) -> nn.Module:
+    """A plain deep copy with values written into some of its tensors; what a sharing copy is compared with.
+
+    Args:
+        model: stays as it is.
+        tensors: name -> values.
+        is_again: see :func:`gearnn.machine.compute.own_copy`.
+    """
     with torch.inference_mode(False), torch.no_grad():
-        copied = own_copy(model)
+        copied = own_copy(model, is_again=is_again)
         state = stored_tensors(copied)
         for name, tensor in tensors.items():
             state[name].copy_(tensor)

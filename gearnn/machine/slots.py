@@ -101,7 +101,7 @@ def leased(
         device: as in a plan.
         threads: number of cores, where it is the CPU's; at most all of them are taken.
         slots: what there is; default: what this machine has for the device.
-        on_wait: told once, in words, what is waited for, if it is.
+        on_wait: called once, with words for what is waited for, if it is.
         check: called while waiting; what it raises ends the wait.
 
     Yields:
@@ -168,7 +168,7 @@ def _try(slots: Sequence[Slot], number: int, locks: ExitStack) -> list[Slot]:
 
 
 def _lock(slot: Slot, locks: ExitStack) -> bool:
-    """Lock a slot until the stack is closed, if it is free; the file tells who has it."""
+    """Lock a slot until the stack is closed, if it is free; the file says who has it."""
     with telling_of_disks(folder()):
         folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder() / slot.name, os.O_RDWR | os.O_CREAT, 0o600)

@@ -42,7 +42,7 @@ def build_model(name: str, num_classes: int | None = None, kwargs: Mapping[str, 
 
     Args:
         name: of :func:`model_names`, or ``package.module:function``, which returns a module.
-        num_classes: classes that the head tells apart; a function is given it where it takes it.
+        num_classes: classes that the head distinguishes; a function is given it where it takes it.
         kwargs: for the network or the function.
 
     Returns:
@@ -87,7 +87,7 @@ def load_model(
 
     Args:
         name: as for :func:`build_model`.
-        num_classes: number of classes that the head tells apart.
+        num_classes: number of classes that the head distinguishes.
         checkpoint: a safetensors file, or a torch file holding tensors only; every tensor of the
             network must be in it and nothing else (``num_batches_tracked`` aside).
         kwargs: as for :func:`build_model`.

@@ -110,8 +110,8 @@ def _stride(output: object, path: str) -> dict[int, str]:
 @torch.no_grad()
 def _probe(body: nn.Module, name: str) -> Any:
     """What the backbone gives for one empty frame; it is left in evaluation mode."""
-    told = f"backbone {name}: expected it to take frames [1, 3, {_PROBE[0]}, {_PROBE[1]}], but it raised"
-    with foreign_code(told, CheckpointError):
+    expected = f"backbone {name}: expected it to take frames [1, 3, {_PROBE[0]}, {_PROBE[1]}], but it raised"
+    with foreign_code(expected, CheckpointError):
         return body.eval()(torch.zeros(1, 3, *_PROBE))
 
 

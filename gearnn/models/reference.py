@@ -31,11 +31,11 @@ def is_reference(name: str) -> bool:
 
 
 @contextmanager
-def foreign_code(told: str, error_type: type[GearNNError] = PlanError) -> Iterator[None]:
+def foreign_code(expected: str, error_type: type[GearNNError] = PlanError) -> Iterator[None]:
     """A context for code that is not ours: whatever it dies of becomes one line, our own errors pass.
 
     Args:
-        told: what was expected of which code, up to "it raised", where the error follows.
+        expected: what was expected of which code, up to "it raised", where the error follows.
         error_type: of the error that is raised.
     """
     try:
@@ -43,7 +43,7 @@ def foreign_code(told: str, error_type: type[GearNNError] = PlanError) -> Iterat
     except GearNNError:
         raise
     except Exception as error:  # whatever foreign code dies of
-        raise error_type(f"{told} {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise error_type(f"{expected} {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 def trusted_packages(trust: Collection[str] = ()) -> frozenset[str]:

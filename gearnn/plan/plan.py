@@ -73,7 +73,7 @@ class Plan(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _in_one_line(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        """All that is wrong as one error, so that Prefect tells of a parameter what :meth:`read` tells of a file."""
+        """All that is wrong as one error, so that Prefect says of a parameter what :meth:`read` says of a file."""
         try:
             _check_format(value)
             return check(value)
@@ -196,7 +196,7 @@ class Plan(Section):
 
 
 def _check_format(content: Any) -> None:
-    """A newer plan is told as such, and not by the keys that it has and older versions do not know."""
+    """A newer plan is reported as such, and not by the keys that it has and older versions do not know."""
     number = content.get("format") if isinstance(content, Mapping) else None
     if type(number) is int and number > FORMAT:
         expected = f"expected at most {FORMAT}, which GearNN {__version__} knows"
@@ -235,7 +235,7 @@ def _describe(error: ValidationError) -> str:
         elif entry["type"] == "string_type":
             parts.append(f"{where}: expected text, but got {entry['input']!r}{_as_text(entry['input'])}")
         elif entry["type"] == "too_short" and entry["input"]:
-            continue  # its items are wrong, which is told by themselves
+            continue  # its items are wrong, which is reported of them
         else:
             message = entry["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
             told = "but got" in message or isinstance(entry["input"], Mapping)

@@ -58,7 +58,7 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
 
     Counted are the base, a full fine-tune and an adaptor for each level, the pristine control, and, for each
     fine-tune at a time, an epoch's checkpoint beside the one that it replaces. Distorted frames are not: their
-    size is not known before they are made, and ``gearnn cache fill`` tells of it.
+    size is not known before they are made, and ``gearnn cache fill`` reports it.
 
     Args:
         plan: the plan.
@@ -83,7 +83,7 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
     if free < wanted:
         raise StoreError(
             f"store {plan.store}: expected about {wanted / 1e6:,.0f} MB free for {len(missing)} levels on the disk of "
-            f"{root}, but got {free / 1e6:,.0f} MB; free some (`gearnn cache show` tells what distorted frames and "
+            f"{root}, but got {free / 1e6:,.0f} MB; free some (`gearnn cache show` says what distorted frames and "
             f"copies take), or set store to another disk"
         )
     return wanted
@@ -120,7 +120,7 @@ def _check_description(problem: Problem) -> None:
     """Problems are stored by their description, with every step's key and with the registered base."""
     described = json.loads(json.dumps(problem.describe()))
     if restore_problem(described, trust=None) != problem:
-        raise PlanError(f"problem: expected describe() to tell all of it, but {described} gives another one")
+        raise PlanError(f"problem: expected describe() to say all of it, but {described} gives another one")
 
 
 def _sample(dataset: FrameDataset, index: int) -> Sample:

@@ -55,7 +55,7 @@ def compute_of(plan: Plan) -> Compute:
 def numerics_of(plan: Plan) -> str:
     """What decides results besides plan and data: the precision, and on a CPU the number of threads.
 
-    Part of the key of every step that computes with a network; told without a tensor on the device, for the
+    Part of the key of every step that computes with a network; found without a tensor on the device, for the
     steps that compute nothing because they are done.
     """
     compute = Compute.resolve(plan.device, plan.precision)
@@ -66,7 +66,7 @@ def problem_name(plan: Plan) -> str:
     """Which problem a plan is about.
 
     Raises:
-        PlanError: neither the plan nor the name of its network tells.
+        PlanError: neither the plan nor the name of its network says it.
     """
     name = plan.problem.name or problem_of_model(plan.base.network)
     if name is None:
@@ -74,7 +74,7 @@ def problem_name(plan: Plan) -> str:
             build_model(plan.base.network, 1)  # says which names there are
         raise PlanError(
             f"plan: problem.name: expected one of {', '.join(problem_names())}, or package.module:Class, "
-            f"because base.module does not tell"
+            f"because base.module does not say it"
         )
     return name
 
@@ -139,7 +139,7 @@ def open_base(plan: Plan, on_start: Callable[[str], None] | None = None) -> nn.M
 
     Args:
         plan: the plan.
-        on_start: told what was taken from such a checkpoint and what starts afresh.
+        on_start: called with what was taken from such a checkpoint and what starts afresh.
 
     Raises:
         CheckpointError: the file does not fit the network.
@@ -226,7 +226,7 @@ def _normalisation(plan: Plan) -> tuple[Channels, Channels]:
     if plan.base.mean is not None and plan.base.std is not None:
         return plan.base.mean, plan.base.std
     path = checkpoint_path(plan)
-    header = read_metadata(path) if path is not None and path.is_file() else {}  # opening the base tells of it
+    header = read_metadata(path) if path is not None and path.is_file() else {}  # opening the base reports it
     if "mean" in header and "std" in header:
         return _channels(header["mean"], plan), _channels(header["std"], plan)
     return _IMAGENET

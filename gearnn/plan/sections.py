@@ -161,7 +161,7 @@ class BaseSpec(Section):
 
 
 class ProblemSpec(BaseModel):
-    """What the base does, where its name does not tell, and the problem's options."""
+    """What the base does, where its name does not say, and the problem's options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

@@ -100,7 +100,7 @@ def load_gearbox(base: str, distortion: str | None, alias: str, trust: Collectio
 
 
 def _chosen(base: str, distortion: str | None, alias: str, found: Sequence[Version]) -> list[Version]:
-    """The version of every level that carries the alias; levels without one are told, retired ones are not."""
+    """The version of every level that carries the alias; levels without one are logged, retired ones are not."""
     kind = "any distortion" if distortion is None else distortion
     if not found:
         raise RegistryError(f"registry: {base} has no adaptor for {kind} at {runs.shown_uri()}")

@@ -72,7 +72,7 @@ def promote(
 
     Recorded scores are compared only between adaptors of the same base on the same frames. A champion of
     another base gives way, because it does not fit the present one; so does one that was scored on other
-    frames, unless ``held`` tells what it scores on the candidate's, and one whose score is absent or NaN. A
+    frames, unless ``held`` says what it scores on the candidate's, and one whose score is absent or NaN. A
     candidate without a score, as where the split has no truth, beats nobody.
 
     Args:

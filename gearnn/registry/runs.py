@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _embedded: str | None = None
-"""mlflow.set_tracking_uri also writes the environment variable; this tells it from the user's."""
+"""mlflow.set_tracking_uri also writes the environment variable; this distinguishes it from the user's."""
 _used: str | None = None
 """Where the parts of MLflow point that know no client."""
 

@@ -67,7 +67,7 @@ class Predictor:
         Args:
             model_input: a column ``image`` with the bytes of image files, or a list of them. Rows are checked one by
                 one, and what is missing, text or a number is an error of its own row.
-            params: of a gearbox: ``level`` tells the level of all images where their bytes do not;
+            params: of a gearbox: ``level`` is the level of all images where their bytes do not say it;
                 ``off_map`` is what :class:`gearnn.gears.choice.Policy` takes. Empty texts count as absent.
 
         Returns:

@@ -230,7 +230,7 @@ def _base_of(version: Version) -> tuple[str, str]:
 
 
 def _aliases() -> dict[tuple[str, str], tuple[str, ...]]:
-    """Aliases of all versions, which searching for versions does not tell: (name, version) -> aliases."""
+    """Aliases of all versions, which searching for versions does not give: (name, version) -> aliases."""
     found: dict[tuple[str, str], tuple[str, ...]] = {}
     for model in _pages(runs.client().search_registered_models):
         for alias, version in sorted(model.aliases.items()):

@@ -142,7 +142,7 @@ class Outputs:
         if path.is_symlink() or not path.is_file():
             return f"what is there is no longer the file that GearNN wrote ({LIST})"
         if not digests:
-            return f"{LIST} is of an earlier version, and cannot tell whether this file was changed since"
+            return f"{LIST} is of an earlier version, and does not say whether this file was changed since"
         with telling_of_disks(path):
             if _GROWING in digests or digest_of_file(path)[0] in digests:
                 return ""

@@ -1,7 +1,7 @@
 """DASH manifests (ISO/IEC 23009-1), parsed by mpegdash, as lists of segments for every representation.
 
 Addressed by SegmentTemplate (numbers or a timeline), SegmentList, or one file a representation. A
-manifest that indexes byte ranges of one file (SegmentBase with an index) is told as unsupported.
+manifest that indexes byte ranges of one file (SegmentBase with an index) is reported as unsupported.
 """
 
 import re

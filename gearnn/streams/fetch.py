@@ -70,7 +70,7 @@ class Fetcher:
                 return data if answer.status_code == 206 else _part(data, byte_range)  # some servers know no ranges
         except (requests.RequestException, HTTPError, ValueError) as error:  # the last of names that are no hosts
             reason = shown(" ".join(str(error).split()))[:200]
-            raise StreamError(f"{what}: cannot be fetched: {reason}") from None  # the cause may tell the password
+            raise StreamError(f"{what}: cannot be fetched: {reason}") from None  # the cause may show the password
 
     def _opened(self) -> Any:
         if self._session is None:

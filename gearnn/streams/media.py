@@ -63,7 +63,7 @@ def read_video(source: str | Path) -> Iterator[Segment]:
 
 
 def _pieces(file: Any, av: Any) -> Iterator[Segment]:
-    """One piece after another; what is damaged is told as lost, and the video goes on behind it."""
+    """One piece after another; what is damaged is reported as lost, and the video goes on behind it."""
     stream = shown_stream(file)
     codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
     stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about

@@ -47,7 +47,7 @@ class RateBased:
 def play(
     presentation: Presentation, choose: Choose, *, live_seconds: float | None = None, fetcher: Fetcher | None = None
 ) -> Iterator[Segment]:
-    """Every segment of a presentation, in order; one that cannot be fetched is told as lost.
+    """Every segment of a presentation, in order; one that cannot be fetched is reported as lost.
 
     Args:
         presentation: the manifest.

@@ -32,7 +32,7 @@ class FrameRecord:
         representation: id of its DASH representation.
         throughput: at which its segment was fetched, in kbit/s; None where that was not measured.
         bandwidth: that the representation declares, in kbit/s.
-        sensed: level read from the segment; None where it cannot be told.
+        sensed: level read from the segment; None where it cannot be sensed.
         used: level whose gear ran; "pristine" for the base.
         distance: between the two, in the kind's unit; infinite where an unsure frame runs with another kind's gear.
         misfit: of the input to the level sensed.

@@ -23,7 +23,7 @@ def plan_levels(folders: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def _said_by(file: Path) -> dict[str, Any]:
-    """Of a plan that is wrong, those levels that can be told by themselves."""
+    """Of a plan that is wrong, those levels that can be read by themselves."""
     try:
         content = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""The four servers: how each is run, and how to tell that it answers with its credentials."""
+"""The four servers: how each is run, and how to see that it answers with its credentials."""
 
 import base64
 import json

@@ -18,7 +18,7 @@ from tasks.records import Base, Data, Frames
 def distort_frames(plan: Plan, base: Base, data: Data) -> Frames:
     """Fill the cache of distorted frames at the levels that are still to be trained; what is there stays.
 
-    No record of it is kept: the frames themselves tell which of them are missing. A level that a codec
+    No record of it is kept: the frames themselves say which of them are missing. A level that a codec
     refuses is left to the steps that train for it, which fail with the reason.
 
     Raises:

@@ -42,7 +42,7 @@ def check_plan(plan: Plan, *, with_frames: bool = True, say: Callable[[str], Non
     Args:
         plan: the plan.
         with_frames: read all frames and labels.
-        say: told what goes on.
+        say: called with what goes on.
 
     Raises:
         GearNNError: what is wrong, in one line.

@@ -93,7 +93,7 @@ def write_benchmark(
 
 
 def _attempt(what: str, gaps: dict[str, str], otherwise: Callable[[], T], make: Callable[[], T]) -> T:
-    """What is told besides the table; where it fails, the report says so and has the rest."""
+    """What is reported besides the table; where it fails, the report says so and has the rest."""
     try:
         return make()
     except Exception as error:
@@ -102,7 +102,7 @@ def _attempt(what: str, gaps: dict[str, str], otherwise: Callable[[], T], make: 
 
 
 def benchmark_digest(plan: Plan) -> str:
-    """What tells benchmarks apart: everything in their plan but where it runs and stores."""
+    """What distinguishes benchmarks: everything in their plan but where it runs and stores."""
     elsewhere = {"store", "runner", "workers", "loader_workers", "device", "format"}
     return digest_of(plan.model_dump(mode="json", exclude=elsewhere))
 

@@ -67,7 +67,7 @@ def _verdict(found: Findings) -> list[str]:
     kept = {level: results.kept(level) for level in results.levels}
     told = [f"{100 * share:.0f} % at {level}" for level, share in kept.items() if share is not None and share == share]
     if any(share != share for share in kept.values()):
-        lines.append("What GearNN keeps of the gain cannot be told everywhere: the pristine control is missing.")
+        lines.append("What GearNN keeps of the gain is not known everywhere: the pristine control is missing.")
     elif told:
         lines.append(f"Of what switching gains over the pristine control GearNN keeps {', '.join(told)}.")
     else:

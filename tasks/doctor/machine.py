@@ -69,7 +69,7 @@ def disk_checks() -> Iterator[Check]:
         found = f"expected to be able to write to {folder}; set GEARNN_HOME to another folder"
         yield Check(mark="fail", what="disk", found=found, status=1)
     elif free < _LITTLE_SPACE:
-        yield Check(mark="warn", what="disk", found=f"{found}; free some, `gearnn cache show` tells what is held")
+        yield Check(mark="warn", what="disk", found=f"{found}; free some, `gearnn cache show` says what is held")
     else:
         yield Check(mark="ok", what="disk", found=found)
 

@@ -1,4 +1,4 @@
-"""How well the registered adaptors' sensors tell the levels of a plan, on its test split."""
+"""How well the registered adaptors' sensors find the levels of a plan, on its test split."""
 
 from collections.abc import Callable, Sequence
 
@@ -74,9 +74,9 @@ def confusion_cells(facts: Sequence[SensingFacts]) -> list[tuple[str, ...]]:
         ("true level", *(str(one.level) for one in facts)),
         *middle,
         ("right", *map(_right, facts)),
-        (f"{figure}, gear told", *(f"{one.told:.1f}" for one in facts)),
+        (f"{figure}, gear given", *(f"{one.given:.1f}" for one in facts)),
         (f"{figure}, gear sensed", *(f"{one.sensed:.1f}" for one in facts)),
-        ("cost", *(f"{one.told - one.sensed:.1f}" for one in facts)),
+        ("cost", *(f"{one.given - one.sensed:.1f}" for one in facts)),
     ]
     return list(zip(*columns, strict=True))
 

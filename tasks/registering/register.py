@@ -88,7 +88,7 @@ _ELSEWHERE = {"store", "runner", "workers", "loader_workers", "device", "benchma
 
 
 def plan_digest(plan: Plan) -> str:
-    """What tells plans apart in the registry: everything that decides an adaptor."""
+    """What distinguishes plans in the registry: everything that decides an adaptor."""
     content = plan.model_dump(mode="json", exclude=_ELSEWHERE)
     base = content["base"]
     for section, key, default in (

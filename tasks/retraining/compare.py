@@ -55,7 +55,7 @@ class Wish:
 def compare(plans: Mapping[str, Plan], levels: Collection[str] = ()) -> list[Finding]:
     """Find what is missing, what is out of date and why, what is there, and what no plan wants.
 
-    Only bases that the plans name are looked at. A handful of requests to MLflow tells all that it holds.
+    Only bases that the plans name are looked at. A handful of requests to MLflow say all that it holds.
     A plan whose frames or base cannot be read is a finding of its own, and keeps its base's other levels from
     counting as retired.
 
@@ -89,7 +89,7 @@ def _check_levels(plans: Mapping[str, Plan], levels: Collection[str]) -> None:
 
 
 def _wishes(plans: Mapping[str, Plan]) -> tuple[list[Wish], list[Finding]]:
-    """What the plans want, and which of them cannot be told."""
+    """What the plans want, and which of them cannot be found out."""
     wishes, failed = [], []
     for source, plan in plans.items():
         name = plan.registered_base

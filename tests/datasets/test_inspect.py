@@ -46,7 +46,7 @@ def test_a_level_is_measured_against_the_undistorted_frames() -> None:
         describe_level(samples("resolution:0.5+jpeg:quality=30"), [0]).sensed == "resolution compared + jpeg:quality=30"
     )
     assert describe_level(samples("jpeg:quality=30+brightness:factor=2"), [0]).sensed == (
-        "jpeg must be told + brightness compared"
+        "jpeg must be given + brightness compared"
     )
     assert describe_level(samples("resolution:0.5"), [0]).size == (48, 32)
 

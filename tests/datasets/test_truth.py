@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from gearnn.datasets import Camera, Instances, Options, check_frames, open_split, with_truth
+from gearnn.datasets.frames import FrameDataset
 from gearnn.datasets.inspect import describe_split
 from gearnn.datasets.streets import Streets
 from gearnn.errors import DataError, PlanError
@@ -138,3 +139,23 @@ def test_a_split_is_described_by_its_instances(tmp_path: Path) -> None:
     facts = describe_split(open_folder(folder_with_instances(tmp_path, empty=(2,))))
     assert (facts.counted, facts.num_counted, facts.empty) == ("instances", 4, ("2",))
     assert facts.class_shares == {"floor": 0, "cat": 0.5, "dog": 0.5}
+
+
+def folder_with_masks(root: Path, *values: int) -> FrameDataset:
+    """Two-class masks with these values; 255 is void."""
+    for part in ("images", "masks"):
+        (root / "train" / part).mkdir(parents=True)
+    for index, value in enumerate(values):
+        mask = np.zeros(SIZE[::-1], np.uint8)
+        mask[:2] = value
+        Image.new("RGB", SIZE).save(root / "train" / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "train" / "masks" / f"{index}.png")
+    return open_split("folder", root, "train", Camera(), Options(class_names=("floor", "cat"), ignore_index=255))
+
+
+def test_masks_whose_second_class_is_called_void_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"at least two of the 2 classes, but all 2 masks hold only floor or void \(255\); is the value"
+    ):
+        check_frames(folder_with_masks(tmp_path / "a", 255, 0))
+    check_frames(folder_with_masks(tmp_path / "b", 255, 1))

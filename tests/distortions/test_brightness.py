@@ -43,7 +43,7 @@ def test_distance_counts_stops() -> None:
 
 
 def test_a_png_does_not_tell_its_brightness(photo: Image.Image) -> None:
-    with pytest.raises(SenseError, match=r"whose level can be sensed \(h264, jpeg\).*tell the level instead"):
+    with pytest.raises(SenseError, match=r"whose level can be sensed \(h264, jpeg\).*give the level instead"):
         sense(encode(photo, "brightness:factor=0.3"))
 
 

@@ -64,7 +64,7 @@ def test_a_finer_or_equal_first_save_leaves_no_mark(scenes: list[Image.Image], f
 
 
 def test_a_first_save_on_another_grid_is_not_seen(scenes: list[Image.Image]) -> None:
-    """What the documentation says cannot be told: after a crop by three pixels, and after a change of size."""
+    """What the documentation says cannot be found: after a crop by three pixels, and after a change of size."""
     for scene in scenes:
         once = decoded(saved(scene, 10))
         cropped, scaled = once.crop((3, 3, 240, 180)), once.resize((200, 150))

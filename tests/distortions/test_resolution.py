@@ -118,20 +118,20 @@ def test_a_combination_is_sensed_as_a_pair(photo: Image.Image) -> None:
     sensor = make_sensor(photo, levels, ["resolution"])
     for text in (*levels, "resolution:1.0+jpeg:quality=55"):
         assert sensor(Received(encode(photo, text))).level == DistortionLevel.parse(text)
-    with pytest.raises(SenseError, match=r"expected the header of a JPEG file.*tell the level instead"):
+    with pytest.raises(SenseError, match=r"expected the header of a JPEG file.*give the level instead"):
         sensor(Received(encode(photo, "resolution:0.5")))
 
 
 def test_what_a_later_distortion_hides_must_be_told(photo: Image.Image) -> None:
     level = "jpeg:quality=10+resolution:0.5"
     sensor = make_sensor(photo, [level], ["resolution"])
-    with pytest.raises(SenseError, match=r"jpeg in jpeg\+resolution: its bytes are gone.*tell the level instead"):
+    with pytest.raises(SenseError, match=r"jpeg in jpeg\+resolution: its bytes are gone.*give the level instead"):
         sensor(Received(encode(photo, level)))
 
 
 def test_without_calibration_the_level_must_be_told(photo: Image.Image) -> None:
     sensor = Sensor([DistortionLevel.parse("resolution:0.5")])
-    with pytest.raises(SenseError, match="there is no calibration for it; tell the level instead"):
+    with pytest.raises(SenseError, match="there is no calibration for it; give the level instead"):
         sensor(Received(encode(photo, "resolution:0.5")))
 
 

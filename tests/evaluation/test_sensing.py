@@ -37,7 +37,7 @@ def test_right_sensing_costs_nothing(gearbox: GearBox) -> None:
     for level in (*LEVELS, "jpeg:quality=100"):
         facts = measure_sensing(gearbox, samples(level))
         assert facts.share_right == 1.0
-        assert facts.told == facts.sensed
+        assert facts.given == facts.sensed
 
 
 def test_the_cost_is_the_score_with_the_gears_that_sensing_chose(
@@ -51,16 +51,16 @@ def test_the_cost_is_the_score_with_the_gears_that_sensing_chose(
     ten, thirty = (DistortionLevel.parse(level) for level in LEVELS)
     assert facts.used == {thirty: 3, ten: 1, None: 1}
     assert facts.share_right == 0.2
-    told, sensed = problem.new_score(), problem.new_score()
+    given, sensed = problem.new_score(), problem.new_score()
     gears = [LEVELS[1]] * 3 + [LEVELS[0], "pristine"]
     with torch.inference_mode():
         for sample, gear in zip(frames, gears, strict=True):
             batch = problem.collate([sample])
-            for score, level in ((told, LEVELS[0]), (sensed, gear)):
+            for score, level in ((given, LEVELS[0]), (sensed, gear)):
                 score.update(problem.predict(gearbox.model(level), batch)[0], torch.as_tensor(sample.target))
-    assert (facts.told, facts.sensed) == pytest.approx((told.primary, sensed.primary))
+    assert (facts.given, facts.sensed) == pytest.approx((given.primary, sensed.primary))
     heading, line = confusion_cells([facts])
-    assert heading == ("true level", "10", "30", "not sensed", "right", "mIoU, gear told", "mIoU, gear sensed", "cost")
+    assert heading == ("true level", "10", "30", "not sensed", "right", "mIoU, gear given", "mIoU, gear sensed", "cost")
     assert line[:5] == ("jpeg:quality=10", "1", "3", "1", "20 %")
 
 

@@ -1,4 +1,4 @@
-"""Commands that are told to end, as real processes with a Prefect server of their own."""
+"""Commands that are asked to end, as real processes with a Prefect server of their own."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def training(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def epoch(process: subprocess.Popen[bytes], log: Path, at_least: int) -> int:
-    """The last epoch that the log tells, once it is this one."""
+    """The last epoch that the log gives, once it is this one."""
     while process.poll() is None:
         told = [int(number) for number in re.findall(r"training the base: epoch (\d+) of", log.read_text())]
         if told and told[-1] >= at_least:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -321,6 +322,15 @@ def test_a_base_that_has_kept_derived_weights_for_good_is_refused(hold: Hold) ->
         base(torch.randn(2, 3, 8, 8))
     with pytest.raises(GearError, match=r"keeps a tensor of an earlier run, and table changes nothing any more"):
         GearBox(base, adaptors, hold=hold)
+
+
+def test_settings_that_refer_to_each_other_are_no_maze() -> None:
+    base = made(Body)
+    settings = [SimpleNamespace() for _ in range(12)]
+    for one in settings:
+        one.others = settings
+    base.one.settings, base.settings = settings, settings
+    assert not GearBox(base, every_layer(base))._unchecked
 
 
 @pytest.mark.parametrize("hold", HOLDS)

@@ -46,12 +46,12 @@ def test_a_kind_without_adaptors() -> None:
 
 
 def test_a_level_that_cannot_be_told() -> None:
-    reason = SenseError("cannot be told")
+    reason = SenseError("cannot be sensed")
     for policy in (Policy(), Policy(off_map="error")):
-        with pytest.raises(SenseError, match="cannot be told"):
+        with pytest.raises(SenseError, match="cannot be sensed"):
             choose(reason, GEARS, policy)
     choice = choose(reason, GEARS, Policy(off_map="base"))
-    assert (choice.sensed, str(choice.used), choice.off_map) == (None, "pristine", "the level cannot be told")
+    assert (choice.sensed, str(choice.used), choice.off_map) == (None, "pristine", "the level cannot be sensed")
 
 
 def test_several_distortions_get_the_gear_of_the_strongest() -> None:
@@ -71,7 +71,7 @@ def test_a_frame_unlike_every_level_is_off_the_map_and_says_so() -> None:
     assert (str(choice.used), choice.misfit, choice.off_map) == ("jpeg:quality=10", 1.5, reason)
     base = choose(far, GEARS, Policy(off_map="base"))
     assert (str(base.used), base.distance, base.off_map) == ("pristine", 88.0, reason)
-    with pytest.raises(SenseError, match=f"sensed jpeg:quality=12, but the frame is {reason}; tell the level instead"):
+    with pytest.raises(SenseError, match=f"sensed jpeg:quality=12, but the frame is {reason}; give the level instead"):
         choose(far, GEARS, Policy(off_map="error"))
 
 

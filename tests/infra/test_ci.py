@@ -152,7 +152,7 @@ def test_every_script_of_a_workflow_is_here_and_every_secret_is_documented() -> 
             elif program != "sudo":
                 assert os.access(REPOSITORY / program, os.X_OK), line
     secrets = set(re.findall(r"secrets\.(\w+)", (REPOSITORY / ".github/workflows/retrain.yml").read_text()))
-    assert secrets == set(re.findall(r"^\| `(\w+)` \|", documentation(), re.MULTILINE))
+    assert secrets == set(re.findall(r"^\| `(\w+)` \|", documentation("retraining.md"), re.MULTILINE))
 
 
 def test_a_push_that_can_change_levels_starts_the_workflow() -> None:
@@ -222,7 +222,7 @@ def test_a_pushed_kind_is_trained_and_nothing_else(works: Works, client: SyncPre
     assert run.parameters["levels"] == ["posterize:bits=2"]
     assert deployments.link(run) in summary
 
-    assert push(works, before, after) == summary  # again: the same run, and the same told
+    assert push(works, before, after) == summary  # again: the same run, and the same summary
     assert {r.id for r in retrainings(client)} == {run.id, *known}
     assert versions() == new
 

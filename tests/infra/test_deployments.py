@@ -1,4 +1,4 @@
-"""Deployments and a worker on real servers: as docs/operations.md says, and to the end."""
+"""Deployments and a worker on real servers: as docs/servers.md says, and to the end."""
 
 import sys
 from pathlib import Path

@@ -112,7 +112,7 @@ class Detached(SemanticSegmentation):
         (
             ZOO,
             {"problem": {"name": "tests.plan.test_preflight:Forgetful", "patience": 2}},
-            r"describe\(\) to tell all",
+            r"describe\(\) to say all",
         ),
         (
             ZOO,

@@ -171,7 +171,7 @@ def test_mlflow_serves_a_gearbox_over_http(models: Registry, photo: Image.Image)
 
         predictions, told = ask(), ask(params={"level": "jpeg:quality=30"})
     assert [p.get("level") for p in predictions] == ["jpeg:quality=10", None, "jpeg:quality=30"]
-    assert "tell the level instead" in predictions[1]["error"]
+    assert "give the level instead" in predictions[1]["error"]
     for served, own in zip(predictions[::2], GearBox.from_registry(NAME).infer(frames[::2]), strict=True):
         assert np.array_equal(mask_of({"mask": base64.b64decode(served["mask"])}), own.prediction)
     assert ["error" in p for p in told] == [True, True, False]

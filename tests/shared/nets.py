@@ -61,7 +61,7 @@ def zoo(num_classes: int, width: int = 8) -> nn.Module:
 
 
 def without_classes() -> nn.Module:
-    """A builder that is not told the number of classes."""
+    """A builder that does not take the number of classes."""
     return Zoo(9)
 
 

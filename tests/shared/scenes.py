@@ -1,4 +1,4 @@
-"""Frames, and a file server that fails as told."""
+"""Frames, and a file server that fails as asked."""
 
 import threading
 from collections.abc import Iterator, Sequence

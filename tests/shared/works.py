@@ -97,10 +97,11 @@ class Works:
         return self.git("rev-parse", "HEAD")
 
     def start_worker(self) -> None:
-        """As docs/operations.md says, with no wait between questions for work."""
+        """As docs/servers.md says, with no wait between questions for work."""
         if self.process is not None and self.process.alive:
             return
-        (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", documentation(), re.MULTILINE)
+        page = documentation("servers.md")
+        (command,) = re.findall(r"^GEARNN_WORKDIR=.* prefect worker start .*$", page, re.MULTILINE)
         self.process = spawn(
             ["bash", "-c", command],
             self.environment | {"PREFECT_WORKER_QUERY_SECONDS": "2"},
@@ -120,8 +121,8 @@ class Works:
         return self.run("gearnn", "submit", PLAN, "--watch")
 
 
-def documentation() -> str:
-    return (REPOSITORY / "docs" / "operations.md").read_text()
+def documentation(page: str) -> str:
+    return (REPOSITORY / "docs" / page).read_text()
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def test_a_result_that_was_changed_by_hand_is_not_replaced(tmp_path: Path) -> No
 def test_results_on_a_list_that_knows_names_only_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / LIST).write_text('"a.png"\n"b.png"\n')
     (tmp_path / "a.png").write_text("whose?")
-    with pytest.raises(OutputError, match=r"a.png: .* is of an earlier version, and cannot tell whether this file was"):
+    with pytest.raises(OutputError, match=r"a.png: .* is of an earlier version, and does not say whether this"):
         Outputs(tmp_path).check("a.png")
     put(Outputs(tmp_path), "b.png", "a result")
     put(Outputs(tmp_path), "b.png", "another")

@@ -86,7 +86,7 @@ def test_every_frame_of_a_clip_runs_with_the_gear_of_its_segment(gearbox: GearBo
         (lambda s: replace(s, received=Received(s.received.data[:600])), "expected an encoded image, but 600 bytes"),
         (lambda s: replace(s, received=Received(encode_clip(pan(4), "h264:crf=30")[:-200])), "expected a whole video"),
         (lambda s: replace(s, received=None, lost="the server answers 404"), "the server answers 404"),
-        (lambda s: replace(s, received=Received(encode(pan(1)[0], "pristine"))), "tell the level instead"),
+        (lambda s: replace(s, received=Received(encode(pan(1)[0], "pristine"))), "give the level instead"),
     ],
 )
 def test_a_segment_that_cannot_be_used_is_skipped_and_changes_nothing_for_the_others(

@@ -173,7 +173,7 @@ def test_a_codec_whose_level_cannot_be_sensed_is_skipped_with_the_reason_or_runs
     session = Session(gearbox, policy=Policy(off_map="base"))
     records = [record for record, _ in session.run(open_source(str(tmp_path / "video.mp4")))]
     assert [(r.frame, r.used, r.sensed, r.off_map) for r in records] == [
-        (i, "pristine", None, "the level cannot be told") for i in range(5)
+        (i, "pristine", None, "the level cannot be sensed") for i in range(5)
     ]
     assert (session.tally.frames, session.tally.skipped_segments) == (5, 0)
 

@@ -162,7 +162,7 @@ def test_adaptors_carry_what_senses_their_levels(tmp_path: Path, camvid: Path) -
     (tmp_path / "dark.png").write_bytes(dark.encoded(0))
     name = "drn_d_22_quarter-camvid"
     blind = run("sense", tmp_path / "dark.png")
-    assert "tell the level instead" in blind.stderr
+    assert "give the level instead" in blind.stderr
     seeing = run("sense", tmp_path / "dark.png", "--base", name, "--distortion", "brightness")
     assert "dark.png: brightness:factor=0.2" in seeing.stdout
     used = run("infer", name, tmp_path / "dark.png", "--distortion", "brightness", "--output", tmp_path / "masks")

@@ -69,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def run(world: World, monkeypatch: pytest.MonkeyPatch, name: str, runner: str, processes: int = 2) -> Adapted:
-    """One run; tells that as many processes as expected trained, none of them this one if they are several."""
+    """One run; shows that as many processes as expected trained, none of them this one if they are several."""
     notes = world.notes(name)
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))
     monkeypatch.setenv("GEARNN_SLOTS", str(world.folder / "slots"))
