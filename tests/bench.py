@@ -481,7 +481,7 @@ def _tiny_plan(folder: Path, num_levels: int) -> Path:
 def _adapt(plan: Path, home: Path) -> float:
     """Seconds of one run of the command."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "flows.cli", "adapt", str(plan)]
+    command = [sys.executable, "-m", "gearnn", "adapt", str(plan)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "GEARNN_HOME": str(home)})
     return time.perf_counter() - started
 

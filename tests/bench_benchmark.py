@@ -125,7 +125,7 @@ def smoke() -> tuple[float, str]:
     plan = REPOSITORY / "flows" / "plans" / "streets_benchmark.yaml"
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        command = [sys.executable, "-m", "flows.cli", "benchmark", str(plan)]
+        command = [sys.executable, "-m", "gearnn", "benchmark", str(plan)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
         return time.perf_counter() - started, "streets, two seeds, three levels, every solution"

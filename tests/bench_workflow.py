@@ -40,7 +40,7 @@ def _plan(folder: Path, name: str, levels: list[str], **base: Any) -> Path:
 def _gearnn(*arguments: str, home: Path, environment: Mapping[str, str]) -> float:
     """Seconds of one command, from the start of Python to its end."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "flows.cli", *arguments]
+    command = [sys.executable, "-m", "gearnn", *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment, "GEARNN_HOME": str(home)}
     )

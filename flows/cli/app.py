@@ -11,16 +11,31 @@ import typer
 from flows.cli import data, model, ops, registry, stream, submit
 from flows.cli.registry import PlanFile, serving
 from flows.cli.terminal import command, console, preflight, print_table, progress_bars, running
+from gearnn.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="GearNN: one base network, a tiny adaptor for every distortion level.",
 )
 app.add_typer(data.data, name="data")
 app.add_typer(data.cache, name="cache")
 app.add_typer(model.model, name="model")
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"gearnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gearnn(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
+) -> None:
+    """GearNN: one base network, a tiny adaptor for every distortion level."""
 
 
 @app.command()
@@ -162,12 +177,12 @@ def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
     packages = sorted({module.partition(".")[0] for module in trusted_by(plan)})
     trust = f"GEARNN_TRUST={','.join(packages)} " if packages else ""  # the base names their code
     print(f"finished in {seconds:.0f} s")
-    gearnn = command("gearnn")
+    own = command("gearnn")
     print(f"report:    {os.path.relpath(adapted.report)}")
     print(f"registry:  {runs.ui_command().replace('mlflow ui', command('mlflow') + ' ui')}")
     if adapted.gearbox is not None:
         print(f"serve:     {trust}{serving(adapted.gearbox.name)}")
-    print(f"next:      {gearnn} adaptors; {trust}{gearnn} infer {plan.registered_base} IMAGE.jpg")
+    print(f"next:      {own} adaptors; {trust}{own} infer {plan.registered_base} IMAGE.jpg")
 
 
 for _command in (

@@ -20,10 +20,12 @@ def sense(
     """Find the distortion level of files, from their bytes; with --base also by comparison with its calibration."""
     with running():
         from gearnn.distortions import sense as sense_bytes
-        from gearnn.gearbox import GearBox
 
-        look = sense_bytes if base is None else GearBox.from_registry(base, distortion).sense
-        status = 0
+        look, status = sense_bytes, 0
+        if base is not None:
+            from gearnn.gearbox import GearBox  # with torch and MLflow
+
+            look = GearBox.from_registry(base, distortion).sense
         for file in files:
             try:
                 sensed = look(read_file(file))

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gearnn.errors import GearNNError, PlanError, RegistryError
+from gearnn.version import OWN_PACKAGES
 
 _gate: ContextVar[frozenset[str] | None] = ContextVar("packages that may be imported", default=None)
 """None while names are the user's own; a set while they come from elsewhere."""
@@ -99,11 +100,21 @@ def resolve(reference: str) -> Callable[..., Any]:
     except Exception as error:  # whatever a foreign module dies of when it is imported
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         hint = "; is its package installed, or its folder in PYTHONPATH?" if isinstance(error, ImportError) else ""
-        raise PlanError(f"{reference}: {path} cannot be imported: {reason}{hint}") from error
+        raise PlanError(f"{reference}: {path} cannot be imported: {reason}{_clash(path) or hint}") from error
     found = getattr(module, name, None)
     if not callable(found):
-        raise PlanError(f"{reference}: expected a function or class {name} in {path}, but there is none")
+        raise PlanError(f"{reference}: expected a function or class {name} in {path}, but there is none{_clash(path)}")
     return found  # type: ignore[no-any-return]
+
+
+def _clash(path: str) -> str:
+    """What to do about a module whose name GearNN, or the checkout it runs from, has itself; nothing for all others."""
+    package = path.partition(".")[0]
+    found = [Path(place).resolve() for place in getattr(sys.modules.get(package), "__path__", ())]
+    root = Path(__file__).resolve().parents[2]
+    if package not in OWN_PACKAGES and (package not in ("infra", "tests") or root / package not in found):
+        return ""
+    return f"; {package} is a package of GearNN's, so no module of yours can have that name: give it another one"
 
 
 def build(reference: str, kwargs: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:

@@ -56,26 +56,26 @@ def write_plan(folder: Path, *levels: str) -> Path:
 
 def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, "blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20")
-    result = run(installed, tmp_path, "flows.cli", "adapt", str(plan))
+    result = run(installed, tmp_path, "gearnn", "adapt", str(plan))
     assert result.returncode == 0, result.stderr[-2000:]
-    listed = run(installed, tmp_path, "flows.cli", "adaptors").stdout
+    listed = run(installed, tmp_path, "gearnn", "adaptors").stdout
     for slug in ("blur-sigma-1", "blur-sigma-3", "blur-sigma-2-jpeg-quality-20"):
         assert f"{BASE}.{slug}" in listed
-    table = run(installed, tmp_path, "flows.cli", "sensing", str(plan)).stdout
+    table = run(installed, tmp_path, "gearnn", "sensing", str(plan)).stdout
     assert "blur: frames by the gear that sensing chose" in table
     assert "blur:sigma=3" in table
 
 
 def test_adaptors_of_a_kind_that_is_not_installed_do_not_hold_up_the_others(installed: Path, tmp_path: Path) -> None:
     plan = write_plan(tmp_path, "blur:sigma=1", "jpeg:quality=10")
-    assert run(installed, tmp_path, "flows.cli", "adapt", str(plan)).returncode == 0
+    assert run(installed, tmp_path, "gearnn", "adapt", str(plan)).returncode == 0
     frame = Streets("val", 1, 0, Camera(size=(48, 32))).frame(0)
     (tmp_path / "frame.jpg").write_bytes(encode(frame, "jpeg:quality=12"))
-    result = run(None, tmp_path, "flows.cli", "infer", BASE, "frame.jpg")
+    result = run(None, tmp_path, "gearnn", "infer", BASE, "frame.jpg")
     assert "frame.jpg: sensed jpeg:quality=12 (misfit 0.000), used jpeg:quality=10" in result.stdout
     told = " ".join(result.stderr.split())
     assert f"{BASE}.blur-sigma-1 is left out: unknown distortion 'blur'" in told
-    assert "blur-sigma-1" in run(None, tmp_path, "flows.cli", "adaptors").stdout
+    assert "blur-sigma-1" in run(None, tmp_path, "gearnn", "adaptors").stdout
 
 
 def test_without_the_package_the_kind_does_not_exist(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def training(folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment |= {"GEARNN_HOME": str(folder / "home"), "PYTHONPATH": PYTHONPATH}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "train-base", "plan.yaml"],
+            [sys.executable, "-m", "gearnn", "train-base", "plan.yaml"],
             cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
