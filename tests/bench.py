@@ -36,7 +36,7 @@ from gearnn.models import load_model
 from gearnn.problems.problem import SemanticSegmentation
 from gearnn.problems.segmentation import Batch
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_benchmark, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
+from tests import bench_benchmark, bench_command, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
 from tests.bench_gearbox import adaptor_layers
 from tests.conftest import SHARED
 from tests.shared.clips import strip
@@ -65,6 +65,11 @@ def main() -> int:
         training_loop,
         orchestration,
         import_time,
+        command_help,
+        command_version,
+        command_sense,
+        command_doctor_help,
+        command_adaptors,
         distorting_jpeg,
         distorting_h264,
         sensing_jpeg,
@@ -171,6 +176,31 @@ def import_time(rounds: int) -> Row:
         for _ in range(min(rounds, 5))
     ]
     return Row("import gearnn", statistics.median(found), 1.0, "s", "every public name used")
+
+
+def command_help(_: int) -> Row:
+    """Seconds of a processor before the command says what it can do."""
+    return Row("processor time of a command", *_with_target(0.5, "s", bench_command.seconds("--help")))
+
+
+def command_version(_: int) -> Row:
+    """The same of its version."""
+    return Row("processor time of a command", *_with_target(0.5, "s", bench_command.seconds("--version")))
+
+
+def command_sense(_: int) -> Row:
+    """The same of sensing one JPEG."""
+    return Row("processor time of a command", *_with_target(1.5, "s", bench_command.seconds("sense", "frame.jpg")))
+
+
+def command_doctor_help(_: int) -> Row:
+    """The same of one command's help."""
+    return Row("processor time of a command", *_with_target(1.5, "s", bench_command.seconds("doctor", "--help")))
+
+
+def command_adaptors(_: int) -> Row:
+    """The same of listing a registry that is empty; MLflow and its database are most of it."""
+    return Row("processor time of a command", *_with_target(3.0, "s", bench_command.seconds("adaptors")))
 
 
 def distorting_jpeg(rounds: int) -> Row:

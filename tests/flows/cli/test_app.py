@@ -1,5 +1,6 @@
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,8 @@ def test_every_command_explains_itself(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+def test_the_command_knows_its_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"gearnn {version('gearnn')}\n")
