@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from gearnn.evaluation.solutions import BENCHMARKED, CLEAN, GEARNN, ORIGINAL, PER_LEVEL, SWITCHING, TEST
+from gearnn.evaluation.solutions import BENCHMARKED, CLEAN, GEARNN, ORIGINAL, PER_LEVEL, SWITCHING, TEST, kept_share
 from gearnn.levels import DistortionLevel
 from gearnn.store.tables import read_parquet, schema_of, write_parquet
 
@@ -21,9 +21,6 @@ OK = "ok"
 
 NOT_POSSIBLE = "not possible"
 """How a cell names a solution that this network or problem cannot have."""
-
-GAIN_WORTH_TELLING = 2.0
-"""Points of DNN switching over the pristine control below which the share that is kept would be noise."""
 
 _COLUMNS = {
     "solution": (pa.string(), "name as in section 4.2"),
@@ -178,18 +175,11 @@ class Results:
         return Cell(mean=one.mean - two.mean, num_seeds=min(one.num_seeds, two.num_seeds))
 
     def kept(self, level: str) -> float | None:
-        """What GearNN keeps of the gain of DNN switching over the pristine control; 1 is all of it.
-
-        None where that gain is below ``GAIN_WORTH_TELLING``, and at pristine levels, where both run the base;
-        NaN where a value is missing.
-        """
+        """See :func:`gearnn.evaluation.solutions.kept_share`; None at pristine levels, where both run the base."""
         if DistortionLevel.parse(level).is_pristine:
             return None
         solutions = (Solution(name) for name in (CLEAN, SWITCHING, GEARNN))
-        clean, full, own = (self.cell(solution, level).mean for solution in solutions)
-        if math.isnan(clean + full + own):
-            return math.nan
-        return (own - clean) / (full - clean) if full - clean >= GAIN_WORTH_TELLING else None
+        return kept_share(*(self.cell(solution, level).mean for solution in solutions))
 
     def size(self, solution: Solution, level: str) -> int | None:
         """Values that a solution adds to memory for a level; None where none was trained."""

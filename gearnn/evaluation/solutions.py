@@ -1,5 +1,6 @@
 """What is compared: the solutions of an adaptation and of a benchmark, on which splits, and figures by name."""
 
+import math
 from typing import Final
 
 BASE: Final = "base"
@@ -41,6 +42,9 @@ PROMOTE: Final = "promote"
 TEST: Final = "test"
 """Split roles: versions are chosen by the first and reported by the second."""
 
+GAIN_WORTH_TELLING: Final = 2.0
+"""Points of DNN switching over the pristine control below which the share that is kept would be noise."""
+
 _TITLES: Final = {
     "miou": "mIoU",
     "mask_ap": "mask AP",
@@ -51,6 +55,25 @@ _TITLES: Final = {
     "box_ap75": "box AP75",
     "top5_accuracy": "top-5 accuracy",
 }
+
+
+def kept_share(clean: float, full: float, own: float) -> float | None:
+    """What GearNN keeps of the gain of DNN switching over the pristine control; 1 is all of it.
+
+    Args:
+        clean: figure of the pristine control, in percent.
+        full: of DNN switching.
+        own: of GearNN.
+
+    Returns:
+        The share; None where the gain is below ``GAIN_WORTH_TELLING``, NaN where a figure is missing.
+
+    >>> kept_share(40.0, 50.0, 48.0), kept_share(40.0, 41.0, 48.0)
+    (0.8, None)
+    """
+    if math.isnan(clean + full + own):
+        return math.nan
+    return (own - clean) / (full - clean) if full - clean >= GAIN_WORTH_TELLING else None
 
 
 def title(figure: str) -> str:

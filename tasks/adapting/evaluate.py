@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from gearnn.evaluate import evaluate
+from gearnn.evaluation.solutions import PROMOTE, TEST
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.plan.resolve import Role, compute_of, network_identity, numerics_of, samples_of
@@ -13,7 +14,7 @@ from tasks.adapting.base import fetch_solution, problem_for
 from tasks.records import AdaptorFile, Base, Data, Network, Score
 from tasks.step import step
 
-ROLES: tuple[Role, ...] = ("promote", "test")
+SCORED: tuple[Role, ...] = (PROMOTE, TEST)
 
 
 def _reads(
@@ -23,7 +24,7 @@ def _reads(
         "base": base.weights.sha256,
         "network": trained.weights.sha256 if isinstance(trained, Network) else None,
         "adaptor": trained.file.sha256 if isinstance(trained, AdaptorFile) else None,
-        "frames": {role: data.digests[role] for role in ROLES},
+        "frames": {role: data.digests[role] for role in SCORED},
         "problem": problem_for(plan).describe(),
         "level": level,
         "solution": solution,
@@ -48,11 +49,11 @@ def evaluate_solution(
     """
     model = fetch_solution(plan, base, trained)
     by_split: dict[str, Counted] = {}
-    for role in ROLES:
+    for role in SCORED:
         split = getattr(plan.data.splits, role)
         if split not in by_split:
             by_split[split] = _score(plan, model, role, level)
-    counted = {role: by_split[getattr(plan.data.splits, role)] for role in ROLES}
+    counted = {role: by_split[getattr(plan.data.splits, role)] for role in SCORED}
     interval = counted["test"].interval()
     return Score(
         solution=solution,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from gearnn.evaluation import solutions
 from gearnn.evaluation.figures import Figure
 from gearnn.evaluation.report import Entry, Line, Report, Section, Table
-from gearnn.evaluation.results import GAIN_WORTH_TELLING, OK, Solution
-from gearnn.evaluation.solutions import TEST, title
+from gearnn.evaluation.results import OK, Solution
+from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, TEST, title
 from gearnn.plan.sections import FinetuneSpec
 from tasks.benchmarking import sections
 from tasks.benchmarking.figures import Findings

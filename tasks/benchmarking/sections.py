@@ -8,7 +8,8 @@ from gearnn.evaluation import figures, solutions
 from gearnn.evaluation.figures import Figure
 from gearnn.evaluation.frequency import closeness, high_frequency_share
 from gearnn.evaluation.report import Entry, Line, Picture, Section, Table, png_picture, svg_picture
-from gearnn.evaluation.results import GAIN_WORTH_TELLING, Cell, Results, Solution
+from gearnn.evaluation.results import Cell, Results, Solution
+from gearnn.evaluation.solutions import GAIN_WORTH_TELLING
 from gearnn.evaluation.solutions import title as title_of
 from gearnn.levels import short
 from gearnn.sensitivity import share_of_changed_weights, share_of_sensitive_layers

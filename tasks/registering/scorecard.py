@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gearnn.evaluation import solutions
-from gearnn.evaluation.solutions import TEST, title
+from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, TEST, kept_share, title
 from tasks.records import Base, Row, Score
 
 _HEADINGS = (
@@ -18,16 +18,6 @@ _HEADINGS = (
     "share",
     "layers",
 )
-_GAIN_WORTH_TELLING = 2.0
-
-
-def kept_share(row: Row) -> float | None:
-    """What the adaptor keeps of the gain of DNN switching over the pristine control, on the test split.
-
-    None where that gain is below 2 points, because the quotient would be noise.
-    """
-    clean, full, adaptor = (row.scores[s].values[TEST] for s in (solutions.CLEAN, solutions.FULL, solutions.ADAPTOR))
-    return (adaptor - clean) / (full - clean) if full - clean >= _GAIN_WORTH_TELLING else None
 
 
 def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
@@ -61,8 +51,9 @@ def _kept(row: Row) -> str:
         return "no truth"
     if adaptor < base:
         return "worse than the base"
-    kept = kept_share(row)
-    return "gain under 2 points" if kept is None else f"{100 * kept:.0f} %"
+    compared = solutions.CLEAN, solutions.FULL, solutions.ADAPTOR
+    kept = kept_share(*(row.scores[solution].values[TEST] for solution in compared))
+    return f"gain under {GAIN_WORTH_TELLING:g} points" if kept is None else f"{100 * kept:.0f} %"
 
 
 def markdown(cells: Sequence[Sequence[str]]) -> str:
