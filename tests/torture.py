@@ -269,15 +269,28 @@ def tried(name: str, build: Build) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: which networks are right, which are refused and why, which were left out."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        kinds = tuple(_kind(str(row.get(hold, row.get("skipped")))) for hold in get_args(Hold))
-        found.setdefault(kinds, []).append(row["name"])  # type: ignore[arg-type]
-    lines = ["| views | in place | number | networks |", "|---|---|---:|---|"]
-    for (views, in_place), names in sorted(found.items(), key=lambda item: -len(item[1])):
-        lines.append(f"| {views} | {in_place} | {len(names)} | {', '.join(sorted(names))} |")
+    """The rows as Markdown: how many are right, refused, left out and why; then the same by family, with names."""
+    lines = ["| views | in place | networks |", "|---|---|---:|"]
+    lines += [f"| {' | '.join(kinds)} | {number} |" for kinds, number in Counter(map(_kinds, rows)).most_common()]
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in sorted(rows, key=itemgetter("name")):
+        found.setdefault((_family(row["name"]), *_kinds(row)), []).append(row["name"].partition("/")[2])
+    lines += ["", "| family | views | in place | networks |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(kinds)} | {', '.join(names)} |" for kinds, names in sorted(found.items())]
     return "\n".join(lines)
+
+
+def _family(name: str) -> str:
+    """Such as ``timm resnet``: the library and its module."""
+    library, _, own = name.partition("/")
+    import timm
+
+    made_by = torchvision.models.get_model_builder(own) if library == "torchvision" else timm.model_entrypoint(own)
+    return f"{library} {made_by.__module__.rpartition('.')[2]}"
+
+
+def _kinds(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(_kind(str(row.get(hold, row.get("skipped")))) for hold in get_args(Hold))
 
 
 def _kind(verdict: str) -> str:
