@@ -106,6 +106,9 @@ def frames(name: str, network: nn.Module, seed: int) -> Iterator[Any]:
     if any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd")):
         yield [torch.rand(3, 96, 96, generator=generator) for _ in range(2)]
         return
+    if "raft" in name:  # optical flow from one frame to another
+        yield tuple(torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1 for _ in range(2))
+        return
     stated = (getattr(network, "default_cfg", None) or {}).get("input_size", (3, 224, 224))
     for side in dict.fromkeys((64, stated[-1], 224, 256, 112)):
         yield torch.randn(2, stated[0], side, side, generator=generator)
@@ -188,12 +191,17 @@ def _off(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) if a.numel() else 0.0
 
 
+def run(network: nn.Module, batch: Any) -> Any:
+    """What a network gives for a batch, or for a tuple of arguments."""
+    return network(*batch) if isinstance(batch, tuple) else network(batch)
+
+
 @torch.inference_mode()
 def outputs(base: nn.Module, made: list[Adaptor], batch: Any) -> dict[str, Any]:
     """What every level's own network gives, the base's first; and a function of what it gives for its frame alone."""
-    found = {"pristine": reference(base, None)(batch)}
+    found = {"pristine": run(reference(base, None), batch)}
     for index, adaptor in enumerate(made):
-        found[str(adaptor.level)] = reference(base, adaptor)(batch)
+        found[str(adaptor.level)] = run(reference(base, adaptor), batch)
         found[f"{adaptor.level} alone"] = cache(partial(_alone, base, adaptor, batch[index : index + 1]))
     return found
 
@@ -206,15 +214,15 @@ def _alone(base: nn.Module, adaptor: Adaptor, frame: Any) -> Any:
 @torch.inference_mode()
 def verdict(hold: Hold, base: nn.Module, made: list[Adaptor], batch: Any, other: Any, expected: Any) -> str:
     """``right``, ``refused: why``, or ``WRONG: how``."""
-    base(other)  # whatever the base keeps between calls, it keeps now
+    run(base, other)  # whatever the base keeps between calls, it keeps now
     try:
         with torch.inference_mode(False):
-            box = GearBox(base, made, hold=hold)
+            box = GearBox(base, made, hold=hold, example=other if isinstance(other, tuple) else None)
     except GearNNError as error:
         return f"refused: {error}"
     wrong = {}
     for level in (*LEVELS, "pristine", LEVELS[0]):
-        found = off(box(batch, level), expected[level])
+        found = off(_at(box, level, batch), expected[level])
         if found > _SAME:
             wrong[level] = found
     if wrong:
@@ -222,9 +230,16 @@ def verdict(hold: Hold, base: nn.Module, made: list[Adaptor], batch: Any, other:
     return _mixed_verdict(box, batch, expected)
 
 
+def _at(box: GearBox, level: str, batch: Any) -> Any:
+    if not isinstance(batch, tuple):
+        return box(batch, level)
+    with box.at(level) as network:
+        return network(*batch)
+
+
 def _mixed_verdict(box: GearBox, batch: Any, expected: dict[str, Any]) -> str:
     """The same of a batch whose frames have both levels."""
-    if len(batch) != 2:
+    if isinstance(batch, tuple) or len(batch) != 2:
         return "right"
     try:
         found = box.mixed(LEVELS)(batch)
