@@ -17,7 +17,7 @@ from tasks.adapting.frames import distort_frames
 from tasks.adapting.preflight import preflight
 from tasks.benchmarking.benchmark import write_benchmark
 from tasks.progress import expect_steps, stopping_work
-from tasks.records import AdaptorFile, Base, Benchmarked, Data, Entrant, FrequencyMap, Measured, Network, Table
+from tasks.records import AdaptorFile, Base, Benchmarked, Data, Entrant, Failure, FrequencyMap, Measured, Network, Table
 
 
 def benchmark(plan: Plan) -> Benchmarked:
@@ -53,7 +53,7 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     measured = [m for c, futures in zip(contestants, scores, strict=True) for m in _measured(c, futures)]
     tables = {f"sensitivities at {level}": _result(step) for level, step in seeds[0].tables_by_level.items()}
     drawn = {f"frequency response of {title}": _result(step) for title, step in maps.items()}
-    gaps = {title: found for title, found in (tables | drawn).items() if isinstance(found, str)}
+    gaps = {title: found for title, found in (tables | drawn).items() if isinstance(found, Failure)}
     written: Benchmarked = write_benchmark(
         plan,
         base,
@@ -83,7 +83,7 @@ def _score(contestant: Contestant, base: Base, data: Data, level: str) -> Any:
 def _measured(contestant: Contestant, scores: Sequence[Any]) -> Iterator[Measured]:
     """What a contestant scored at each of its levels, or why it did not."""
     results = [_result(step) for step in contestant.steps]
-    failure = next((result for result in results if isinstance(result, str)), "")
+    failure = next((result for result in results if isinstance(result, Failure)), None)
     trained = results[-1] if results and not failure else None
     entrant = Entrant(
         solution=contestant.solution,
@@ -96,16 +96,16 @@ def _measured(contestant: Contestant, scores: Sequence[Any]) -> Iterator[Measure
     )
     for level, future in zip(contestant.tested, scores, strict=True):
         score = failure or _result(future)
-        if isinstance(score, str):
+        if isinstance(score, Failure):
             yield Measured(entrant=entrant, level=level, failure=score)
         else:
             yield Measured(entrant=entrant, level=level, score=score)
 
 
 def _result(future: Any) -> Any:
-    """What a step gave, or why it gave nothing."""
+    """What a step gave, or the :class:`Failure` that says why it gave nothing."""
     try:
         return future.result()
     except Exception as error:  # whatever a solution died of, the others go on
         get_run_logger().error("%s: %s", type(error).__name__, error)
-        return f"{type(error).__name__}: {error}"
+        return Failure.of(error)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gearnn.errors import BoundError, DivergedError, PlanError
+from gearnn.evaluation.solutions import DIVERGED, FAILED, NOT_POSSIBLE
 from gearnn.store.storage import Ref
 
 
@@ -201,6 +203,25 @@ class Adapted(Record):
     gearbox: Registered | None = None
 
 
+class Failure(Record):
+    """Why something could not be had.
+
+    Attributes:
+        kind: ``diverged``; ``not possible`` for this network or problem, which is nobody's fault; or ``failed``.
+        reason: the error, in one line.
+    """
+
+    kind: Literal["diverged", "not possible", "failed"]
+    reason: str
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """What an error means for a benchmark."""
+        kinds = {DivergedError: DIVERGED, PlanError: NOT_POSSIBLE, BoundError: NOT_POSSIBLE}
+        kind = next((kind for of, kind in kinds.items() if isinstance(error, of)), FAILED)
+        return cls(kind=kind, reason=f"{type(error).__name__}: {error}")
+
+
 class Entrant(Record):
     """A trained solution of a benchmark, or one that could not be trained.
 
@@ -220,7 +241,7 @@ class Entrant(Record):
     seed: int
     network: Network | None = None
     adaptor: AdaptorFile | None = None
-    failure: str = ""
+    failure: Failure | None = None
 
 
 class Measured(Record):
@@ -236,7 +257,7 @@ class Measured(Record):
     entrant: Entrant
     level: str
     score: Score | None = None
-    failure: str = ""
+    failure: Failure | None = None
 
 
 class FrequencyMap(Record):

@@ -1,4 +1,4 @@
-"""The decorator that makes a function a step: a Prefect task that is done once.
+"""A step: a function that is done once, and a Prefect task in a flow.
 
 A step's key is the sha256 of its name, its version, and what it reads: digests of its inputs and the
 plan's fields that matter to it. A finished step's record is kept in the plan's store under that key,
@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from prefect import get_run_logger, task
-from prefect.context import TaskRunContext
+from prefect import Task, get_run_logger, task
+from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.states import Completed
 
 from gearnn.errors import StoreError
@@ -27,72 +27,103 @@ from tasks.progress import logger_here, step_done, stop_if_asked
 from tasks.records import Record
 
 R = TypeVar("R", bound=Record)
+Reads = Callable[..., dict[str, Any]]
 _SECONDS_BETWEEN_COPIES = 60.0
 
 
-def step(
-    *, version: int, reads: Callable[..., dict[str, Any]], label: str, computes: bool = False
-) -> Callable[[Callable[..., R]], Any]:
-    """Make a function a step.
+class Step(Generic[R]):
+    """A function that is done once for what it reads, and the Prefect task that does it in a flow.
 
-    The function's first parameter is the plan, and its return annotation the record's type. If it
-    has a parameter ``scratch``, that is filled with a path that stays the same until the step is
-    done, for what must survive a crash. ``task.fn.is_done(plan, ...)`` says whether there is a record,
-    ``task.fn.known(plan, ...)`` gives it or None, and ``task.fn.version`` is the step's version.
+    Attributes:
+        name: of the function; part of every key.
+        version: raised when the step would give another result for the same inputs; part of every key.
+        task: what a flow runs. Of a record that was there already it makes a state ``Cached``.
+    """
+
+    def __init__(
+        self, do: Callable[..., R], *, version: int, reads: Reads, label: str, computes: bool, resumes: bool
+    ) -> None:
+        self.name, self.version = do.__name__, version
+        self._what = self.name.replace("_", " ")
+        self._do, self._reads, self._computes, self._resumes = do, reads, computes, resumes
+        self._record_type: type[R] = inspect.signature(do).return_annotation
+        self.task = self._as_task(label)
+
+    def key(self, plan: Plan, *args: Any, **kwargs: Any) -> str:
+        """sha256 of the step's name, its version and what it reads."""
+        return digest_of({"step": self.name, "version": self.version, "reads": self._reads(plan, *args, **kwargs)})
+
+    def known(self, plan: Plan, *args: Any, **kwargs: Any) -> R | None:
+        """The record, where the step is done already."""
+        return self._recalled(Store(plan.store), self.key(plan, *args, **kwargs))
+
+    def run(self, plan: Plan, *args: Any, **kwargs: Any) -> R:
+        """The record; does the step where there is none."""
+        return self._run(plan, *args, **kwargs)[0]
+
+    def submit(self, *args: Any, **kwargs: Any) -> PrefectFuture[R]:
+        """As :meth:`prefect.Task.submit`."""
+        return self.task.submit(*args, **kwargs)
+
+    def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
+        """As :meth:`prefect.Task.map`."""
+        return self.task.map(*args, **kwargs)
+
+    def _run(self, plan: Plan, *args: Any, **kwargs: Any) -> tuple[R, str]:
+        """The record, and its key where it was there already."""
+        stop_if_asked(self._what)
+        key, store = self.key(plan, *args, **kwargs), Store(plan.store)
+        known = self._recalled(store, key)
+        if known is None:
+            with device_of(plan, self._what) if self._computes else nullcontext():
+                known = self._recalled(store, key)  # another run may have done it while this one waited
+                record = known or self._done(store, key, plan, *args, **kwargs)
+        step_done(self._what)
+        return (record, "") if known is None else (known, key)
+
+    def _recalled(self, store: Store, key: str) -> R | None:
+        known = store.recall(self.name, key)
+        return None if known is None else self._record_type.model_validate(known)
+
+    def _done(self, store: Store, key: str, *args: Any, **kwargs: Any) -> R:
+        if self._resumes:
+            kwargs["scratch"] = store.scratch(f"{self.name}-{key}.pt")
+            store.fetch_kept(kwargs["scratch"])
+        record = self._do(*args, **kwargs)
+        store.remember(self.name, key, record.model_dump(mode="json"))
+        if self._resumes:
+            store.drop(kwargs["scratch"])
+        return record
+
+    def _as_task(self, label: str) -> Task[..., R]:
+        @functools.wraps(self._do)
+        def in_flow(plan: Plan, *args: Any, **kwargs: Any) -> Any:
+            record, key = self._run(plan, *args, **kwargs)
+            if not key:
+                return record
+            get_run_logger().info("already done, found in the store (key %s)", key[:12])
+            return Completed(name="Cached", message="already done, found in the store", data=record)
+
+        own = inspect.signature(self._do)
+        shown = [parameter for parameter in own.parameters.values() if parameter.name != "scratch"]
+        in_flow.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        return task(in_flow, name=self._what, task_run_name=label, persist_result=False)
+
+
+def step(
+    *, version: int, reads: Reads, label: str, computes: bool = False, resumes: bool = False
+) -> Callable[[Callable[..., R]], Step[R]]:
+    """Make a function a step. Its first parameter is the plan, and its return annotation the record's type.
 
     Args:
-        version: raised when the step would give another result for the same inputs.
+        version: see :class:`Step`.
         reads: called with the step's arguments; gives the JSON values that decide its result.
         label: name of a task run, with the step's parameters in braces.
         computes: whether it runs networks, and so needs a device for itself as long as it is not done already.
+        resumes: whether it goes on where it was stopped: it is given ``scratch``, a path that stays the same
+            until it is done, for what must survive a crash.
     """
-
-    def decorate(function: Callable[..., R]) -> Any:
-        name = function.__name__
-        what = name.replace("_", " ")
-        signature = inspect.signature(function)
-        record_type: type[R] = signature.return_annotation
-        resumes = "scratch" in signature.parameters
-        visible = [p for p in signature.parameters.values() if p.name != "scratch"]
-
-        def key_of(plan: Plan, *args: Any, **kwargs: Any) -> str:
-            return digest_of({"step": name, "version": version, "reads": reads(plan, *args, **kwargs)})
-
-        def is_done(plan: Plan, *args: Any, **kwargs: Any) -> bool:
-            return known_record(plan, *args, **kwargs) is not None
-
-        def known_record(plan: Plan, *args: Any, **kwargs: Any) -> R | None:
-            known = Store(plan.store).recall(name, key_of(plan, *args, **kwargs))
-            return None if known is None else record_type.model_validate(known)
-
-        def do(plan: Plan, store: Store, key: str, *args: Any, **kwargs: Any) -> R:
-            if resumes:
-                kwargs["scratch"] = store.scratch(f"{name}-{key}.pt")
-                store.fetch_kept(kwargs["scratch"])
-            record = function(plan, *args, **kwargs)
-            store.remember(name, key, record.model_dump(mode="json"))
-            if resumes:
-                store.drop(kwargs["scratch"])
-            return record
-
-        @functools.wraps(function)
-        def once(plan: Plan, *args: Any, **kwargs: Any) -> Any:
-            stop_if_asked(what)
-            key, store = key_of(plan, *args, **kwargs), Store(plan.store)
-            known = store.recall(name, key)
-            with device_of(plan, what) if known is None and computes else nullcontext():
-                known = known or store.recall(name, key)  # another run may have done it while this one waited
-                record = do(plan, store, key, *args, **kwargs) if known is None else record_type.model_validate(known)
-            step_done(what)
-            return record if known is None else _cached(record, key)
-
-        once.is_done = is_done  # type: ignore[attr-defined]
-        once.known = known_record  # type: ignore[attr-defined]
-        once.version = version  # type: ignore[attr-defined]
-        once.__signature__ = signature.replace(parameters=visible)  # type: ignore[attr-defined]
-        return task(once, name=what, task_run_name=label, persist_result=False)
-
-    return decorate
+    return lambda do: Step(do, version=version, reads=reads, label=label, computes=computes, resumes=resumes)
 
 
 def keeper(plan: Plan) -> Callable[[Path], None]:
@@ -130,14 +161,6 @@ def device_of(plan: Plan, what: str) -> Iterator[None]:
     with leased(plan.device, plan.threads, on_wait=log_wait, check=lambda: stop_if_asked(what)):
         compute_of(plan)  # gives this thread its number of torch threads
         yield
-
-
-def _cached(record: R, key: str) -> Any:
-    """The record, and in a task run a state that says that nothing was done for it."""
-    if TaskRunContext.get() is None:
-        return record
-    get_run_logger().info("already done, found in the store (key %s)", key[:12])
-    return Completed(name="Cached", message="already done, found in the store", data=record)
 
 
 def written(write: Callable[[Path], None], suffix: str) -> bytes:

@@ -101,7 +101,7 @@ def _register_plans(folder: Path) -> None:
         path = path.rename(folder / "plans" / path.name)
         plan = Plan.load(path)
         data = Data(digests=digests_of(plan), num_frames={})
-        base = prepare_base.fn(plan, data)
+        base = prepare_base.run(plan, data)
         experiment = runs.experiment_id(plan.registered_base)
         parent = runs.plan_run(experiment, "bench", {})
         version = registry.register_base(

@@ -79,7 +79,7 @@ def preflight_data(plan: Any) -> None:
 
     Store(plan.store).check()
     console.print(f"checking the frames of {plan.data.name} ...", highlight=False)
-    check_data.fn(plan)
+    check_data.run(plan)
     check_levels(plan)
 
 

@@ -19,9 +19,6 @@ from gearnn.store.tables import read_parquet, schema_of, write_parquet
 OK = "ok"
 """``status`` of a row that has a value."""
 
-NOT_POSSIBLE = "not possible"
-"""How a cell names a solution that this network or problem cannot have."""
-
 _COLUMNS = {
     "solution": (pa.string(), "name as in section 4.2"),
     "setting": (pa.string(), "what distinguishes it from others of the same name; empty where nothing has to"),
@@ -36,7 +33,8 @@ _COLUMNS = {
     "seed": (pa.int64(), "of the fine-tune"),
     "num_values": (pa.int64(), "floating-point values that this solution adds to memory for this level"),
     "seconds": (pa.float64(), "wall time of its fine-tune"),
-    "status": (pa.string(), "ok, or why there is no value"),
+    "status": (pa.string(), "ok, or in a word why there is no value: diverged, not possible, failed"),
+    "reason": (pa.string(), "the error; empty where there is a value"),
     "run_id": (pa.string(), "MLflow run that holds the figure"),
 }
 SCHEMA = schema_of(_COLUMNS)
@@ -147,7 +145,7 @@ class Results:
             return Cell(mean=math.nan, num_seeds=0, problem="not measured")
         failed = rows[rows["status"] != OK]
         if len(failed):
-            return Cell(mean=math.nan, num_seeds=len(rows), problem=in_brief(str(failed["status"].iloc[0])))
+            return Cell(mean=math.nan, num_seeds=len(rows), problem=str(failed["status"].iloc[0]))
         values = rows["value"]
         if values.isna().any():
             return Cell(mean=math.nan, num_seeds=len(rows), problem="undefined")
@@ -228,14 +226,3 @@ _ANY_SEED = -1
 
 def _order(name: str) -> int:
     return BENCHMARKED.index(name) if name in BENCHMARKED else len(BENCHMARKED)
-
-
-def in_brief(reason: str) -> str:
-    """A failure in a word or two, for a cell; the table has it whole.
-
-    >>> in_brief("BoundError: BatchNorm layers: expected at least one"), in_brief("DivergedError: the loss became nan")
-    ('not possible', 'diverged')
-    """
-    if reason.startswith("DivergedError"):
-        return "diverged"
-    return NOT_POSSIBLE if reason.startswith(("PlanError", "BoundError")) else "failed"

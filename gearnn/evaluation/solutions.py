@@ -38,6 +38,11 @@ BENCHMARKED: Final = (
 PER_LEVEL: Final = (REESTIMATED, LAST_LAYERS, BATCHNORM, PAPER_RECIPE, GEARNN, SWITCHING)
 """Those that hold something for every level, and run the base itself at pristine ones."""
 
+DIVERGED: Final = "diverged"
+NOT_POSSIBLE: Final = "not possible"
+FAILED: Final = "failed"
+"""Why a figure is missing: a fine-tune diverged, the network or problem cannot have the solution, or all else."""
+
 PROMOTE: Final = "promote"
 TEST: Final = "test"
 """Split roles: versions are chosen by the first and reported by the second."""

@@ -65,75 +65,96 @@ def read_video(source: str | Path) -> Iterator[Segment]:
 def _pieces(file: Any, av: Any) -> Iterator[Segment]:
     """One piece after another; what is damaged is reported as lost, and the video goes on behind it."""
     stream = shown_stream(file)
-    codec, rate = stream.codec_context.name, float(stream.average_rate or 25)
     stream.codec_context.thread_type = "SLICE"  # errors come with the packet that they are about
     stream.codec_context.copy_opaque = True  # every frame brings its packet's number and group with it
-    packed: list[bytes] = []  # packets since the last key packet
-    gathered, group, settings = Gatherer(), packed, b""
-    damaged: deque[tuple[int, str]] = deque()  # packets that gave no frame, by number, and why
-    count, number, first, start = 0, 0, 0, 0.0
-    origin: float | None = None
-    turning = Turning()
-    turned: Any = None
-
-    def piece() -> Segment:
-        nonlocal gathered, settings
-        clip, data = gathered.clip(), b"".join(group)
-        settings = x264_settings(data) or settings  # written once, valid for all that follows
-        gathered = Gatherer()
-        if codec == "mjpeg":  # its tables are sensed; the container may know how to turn it, which the bytes do not
-            received = Received(data)
-            if turned is not None:
-                received.__dict__["image"] = clip.frames[-1]
-            return Segment(name=f"{first:06d}", start=start, received=received)
-        received = Received.of_clip(clip, data if x264_settings(data) else settings + data)
-        return Segment(name=f"{first:06d}", start=start, received=received)
-
-    def lost(reason: str) -> Iterator[Segment]:
-        nonlocal number
-        if gathered:
-            yield piece()
-        yield Segment(name=f"{number:06d}", start=number / rate, received=None, lost=reason)
-        number += 1
-
+    cutter, damaged = _Cutter(stream), deque[tuple[int, str]]()  # packets that gave no frame, by number, and why
     with file:
-        packets = file.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-                packed = [] if packet.is_keyframe or len(packed) >= 2 * _MOST_FRAMES else packed
-                packed.append(bytes(packet))
-                packet.opaque = count, packed
-                count += 1
-                frames = packet.decode()
-            except StopIteration:
-                break
-            except (av.error.FFmpegError, ValueError) as error:
-                damaged.append((count - 1, " ".join(str(error).split())))
-                if isinstance(error, av.error.EOFError):
-                    break
-                continue
+        for number, group, frames, damage in _decoded(file.demux(stream), av):
+            if damage is not None:
+                damaged.append((number, damage))
             for frame in frames:  # those of packets before the damaged one may come after its error
-                place, packets_of = frame.opaque or (count - 1, packed)
+                place, its_group = frame.opaque or (number, group)
                 while damaged and damaged[0][0] < place:
-                    yield from lost(damaged.popleft()[1])
-                if frame.is_corrupt:
-                    yield from lost("a frame is damaged or cut off")
-                    continue
-                if gathered and (frame.key_frame or len(gathered) >= _MOST_FRAMES):
-                    yield piece()
-                if not gathered:
-                    origin = frame.time if origin is None else origin
-                    start = number / rate if frame.time is None or origin is None else frame.time - origin
-                    first, group = number, packets_of
-                number += 1
-                turned = turning(frame)
-                note_oddities(frame, stream.sample_aspect_ratio)
-                gathered.add(codec, frame, turned)
-        if gathered:
-            yield piece()
+                    yield from cutter.lost(damaged.popleft()[1])
+                yield from cutter.take(frame, its_group)
+        yield from cutter.rest()
         for _, reason in damaged:
-            yield from lost(reason)
+            yield from cutter.lost(reason)
+
+
+def _decoded(packets: Iterator[Any], av: Any) -> Iterator[tuple[int, list[bytes], list[Any], str | None]]:
+    """Of every packet: its number, the packets since the last key packet, its frames, and what is wrong with it."""
+    group: list[bytes] = []
+    number = -1
+    while True:
+        try:
+            packet = next(packets)
+            group = [] if packet.is_keyframe or len(group) >= 2 * _MOST_FRAMES else group
+            group.append(bytes(packet))
+            number += 1
+            packet.opaque = number, group
+            frames = packet.decode()
+        except StopIteration:
+            return
+        except (av.error.FFmpegError, ValueError) as error:
+            yield number, group, [], " ".join(str(error).split())
+            if isinstance(error, av.error.EOFError):
+                return
+        else:
+            yield number, group, frames, None
+
+
+class _Cutter:
+    """Gathers frames until a key frame, or until a piece is long enough."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._codec = stream, stream.codec_context.name
+        self._rate = float(stream.average_rate or 25)
+        self._gathered, self._turning = Gatherer(), Turning()
+        self._group: list[bytes] = []  # packets of what is gathered
+        self._settings = b""  # of x264, written once, valid for all that follows
+        self._number = self._first = 0
+        self._start = 0.0
+        self._origin: float | None = None
+        self._turned: Any = None
+
+    def take(self, frame: Any, group: list[bytes]) -> Iterator[Segment]:
+        """Gather one frame of a group of packets; gives the piece before it, where it begins another."""
+        if frame.is_corrupt:
+            yield from self.lost("a frame is damaged or cut off")
+            return
+        if frame.key_frame or len(self._gathered) >= _MOST_FRAMES:
+            yield from self.rest()
+        if not self._gathered:
+            self._origin = frame.time if self._origin is None else self._origin
+            is_timed = frame.time is not None and self._origin is not None
+            self._start = frame.time - self._origin if is_timed else self._number / self._rate
+            self._first, self._group = self._number, group
+        self._number += 1
+        self._turned = self._turning(frame)
+        note_oddities(frame, self._stream.sample_aspect_ratio)
+        self._gathered.add(self._codec, frame, self._turned)
+
+    def lost(self, reason: str) -> Iterator[Segment]:
+        """A segment in the place of what is damaged."""
+        yield from self.rest()
+        yield Segment(name=f"{self._number:06d}", start=self._number / self._rate, received=None, lost=reason)
+        self._number += 1
+
+    def rest(self) -> Iterator[Segment]:
+        """What is gathered, as a piece."""
+        if not self._gathered:
+            return
+        clip, data = self._gathered.clip(), b"".join(self._group)
+        self._settings = x264_settings(data) or self._settings
+        self._gathered = Gatherer()
+        if self._codec == "mjpeg":  # its tables are sensed; the container may know how to turn it, the bytes do not
+            received = Received(data)
+            if self._turned is not None:
+                received.__dict__["image"] = clip.frames[-1]
+        else:
+            received = Received.of_clip(clip, data if x264_settings(data) else self._settings + data)
+        yield Segment(name=f"{self._first:06d}", start=self._start, received=received)
 
 
 def as_transport_stream(clip: bytes, frame_rate: Fraction, start: float) -> bytes:

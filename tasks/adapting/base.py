@@ -56,7 +56,7 @@ def _reads(plan: Plan, data: Data) -> dict[str, Any]:
     }
 
 
-@step(version=2, reads=_reads, label="base")
+@step(version=2, reads=_reads, label="base", resumes=True)
 def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
     """Put the base into the store.
 
@@ -70,7 +70,7 @@ def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
         moving = _train(plan).batchnorm == "moving"
         thawed = thaw_batchnorms(base) if moving else []
         with device_of(plan, "training the base"):
-            known: Base | None = prepare_base.fn.known(plan, data)
+            known: Base | None = prepare_base.known(plan, data)
             if known is not None:  # another run has trained it while this one waited
                 return known
             trained = finetune(

@@ -44,7 +44,7 @@ def _reads_full(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any
     return _common(plan, base, data, level, plan.finetune)
 
 
-@step(version=2, reads=_reads_full, label="full fine-tune {level}", computes=True)
+@step(version=2, reads=_reads_full, label="full fine-tune {level}", computes=True, resumes=True)
 def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path) -> Network:
     """D*_q = f_q(D); at level ``pristine`` the control that plain extra training would give."""
     started = time.monotonic()
@@ -80,7 +80,7 @@ def _reads_partial(
     }
 
 
-@step(version=2, reads=_reads_partial, label="partial fine-tune {level}", computes=True)
+@step(version=2, reads=_reads_partial, label="partial fine-tune {level}", computes=True, resumes=True)
 def partial_finetune(
     plan: Plan,
     base: Base,

@@ -25,7 +25,7 @@ def distort_frames(plan: Plan, base: Base, data: Data) -> Frames:
         StoreError: the disk is full; what was finished stays.
     """
     levels = [DistortionLevel(), *plan.distortion_levels]
-    wanted = [level for level in levels if not full_finetune.fn.is_done(plan, base, data, str(level))]
+    wanted = [level for level in levels if full_finetune.known(plan, base, data, str(level)) is None]
     filled = fill_frames(plan, wanted, counter("distort frames")) if wanted else Filled()
     for level, reason in filled.failures.items():
         get_run_logger().warning("level %s: %s", level, reason)

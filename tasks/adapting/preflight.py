@@ -55,7 +55,7 @@ def check_plan(plan: Plan, *, with_frames: bool = True, say: Callable[[str], Non
     check_sizes(plan)
     if with_frames:
         say(f"checking the frames of {plan.data.name} ...")
-        check_data.fn(plan)
+        check_data.run(plan)
     check_levels(plan)
     check_space(plan, base)
     ours = where_it_computes(plan)
@@ -95,11 +95,11 @@ def check_space(plan: Plan, base: nn.Module) -> int:
 
 def _done(plan: Plan) -> list[DistortionLevel]:
     """Levels whose full fine-tune is in the store."""
-    data = check_data.fn.known(plan)
-    base = None if data is None else prepare_base.fn.known(plan, data)
+    data = check_data.known(plan)
+    base = None if data is None else prepare_base.known(plan, data)
     if base is None:
         return []
-    return [level for level in plan.distortion_levels if full_finetune.fn.is_done(plan, base, data, str(level))]
+    return [level for level in plan.distortion_levels if full_finetune.known(plan, base, data, str(level)) is not None]
 
 
 def where_it_computes(plan: Plan) -> Plan:

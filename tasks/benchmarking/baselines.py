@@ -44,7 +44,7 @@ def _reads_mixed(plan: Plan, base: Base, data: Data, levels: Sequence[str], roun
     return _common(plan, base, data) | {"levels": list(levels), "rounds": rounds}
 
 
-@step(version=2, reads=_reads_mixed, label="mixed training, {rounds} times the steps", computes=True)
+@step(version=2, reads=_reads_mixed, label="mixed training, {rounds} times the steps", computes=True, resumes=True)
 def mixed_training(plan: Plan, base: Base, data: Data, levels: Sequence[str], rounds: int, *, scratch: Path) -> Network:
     """One network for all levels: the base fine-tuned on frames whose level is drawn anew every time.
 
@@ -67,7 +67,13 @@ def _reads_stability(plan: Plan, base: Base, data: Data, alpha: float, sigma: fl
     return _common(plan, base, data) | {"alpha": alpha, "sigma": sigma}
 
 
-@step(version=2, reads=_reads_stability, label="stability training alpha={alpha} sigma={sigma}", computes=True)
+@step(
+    version=2,
+    reads=_reads_stability,
+    label="stability training alpha={alpha} sigma={sigma}",
+    computes=True,
+    resumes=True,
+)
 def stability_training(plan: Plan, base: Base, data: Data, alpha: float, sigma: float, *, scratch: Path) -> Network:
     """One network that has learnt, on undistorted frames, to give the same answer with noise as without."""
     samples = samples_of(plan, "train", DistortionLevel())

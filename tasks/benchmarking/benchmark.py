@@ -12,8 +12,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from gearnn.evaluation import figures, solutions
 from gearnn.evaluation.report import write_report
-from gearnn.evaluation.results import NOT_POSSIBLE, OK, in_brief, write_results
-from gearnn.evaluation.solutions import PROMOTE, TEST
+from gearnn.evaluation.results import OK, write_results
+from gearnn.evaluation.solutions import NOT_POSSIBLE, PROMOTE, TEST
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.registry import runs
@@ -25,7 +25,7 @@ from tasks.benchmarking.examples import draw_examples
 from tasks.benchmarking.figures import Findings, draw
 from tasks.benchmarking.memory import measure_memory
 from tasks.benchmarking.report import compose
-from tasks.records import Base, Benchmarked, Data, Entrant, FrequencyMap, Measured, Table
+from tasks.records import Base, Benchmarked, Data, Entrant, Failure, FrequencyMap, Measured, Table
 from tasks.registering.scorecard import all_figures
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def write_benchmark(
     measured: Sequence[Measured],
     tables: Sequence[Table],
     maps: Sequence[FrequencyMap],
-    gaps: Mapping[str, str],
+    gaps: Mapping[str, Failure],
 ) -> Benchmarked:
     """Write the table, the figures and the report, and log them to MLflow.
 
@@ -73,7 +73,7 @@ def write_benchmark(
             memory=_attempt("memory", gaps, list, lambda: measure_memory(plan, base, measured)),
             examples=_attempt("examples", gaps, list, lambda: draw_examples(plan, base, measured)),
             run_id=run_id,
-            failures=(*_failures(measured), *(f"{what}: {reason}" for what, reason in gaps.items())),
+            failures=(*_failures(measured), *(f"{what}: {gap.reason}" for what, gap in gaps.items())),
         )
         drawn = draw(findings)
         report = folder / "report.html"
@@ -81,23 +81,23 @@ def write_benchmark(
         files = [path for name, figure in drawn.items() for path in figures.save(figure, folder / "figures" / name)]
         write_report(report, compose(findings, drawn))
         _publish(plan, run_id, [report, folder / "results.parquet"], files)
-    reasons = [*(m.failure for m in measured if m.failure), *gaps.values()]
+    missing = [*(m.failure for m in measured if m.failure), *gaps.values()]
     return Benchmarked(
         base=base,
         num_measured=int((table["status"] == OK).sum()),
         failures=findings.failures,
-        has_died=any(in_brief(reason) != NOT_POSSIBLE for reason in reasons),
+        has_died=any(failure.kind != NOT_POSSIBLE for failure in missing),
         table=str(folder / "results.parquet"),
         report=str(report),
     )
 
 
-def _attempt(what: str, gaps: dict[str, str], otherwise: Callable[[], T], make: Callable[[], T]) -> T:
+def _attempt(what: str, gaps: dict[str, Failure], otherwise: Callable[[], T], make: Callable[[], T]) -> T:
     """What is reported besides the table; where it fails, the report says so and has the rest."""
     try:
         return make()
     except Exception as error:
-        gaps[what] = f"{type(error).__name__}: {error}"
+        gaps[what] = Failure.of(error)
         return otherwise()
 
 
@@ -125,7 +125,8 @@ def _rows_of(measured: Measured, base: Base, run_ids: Mapping[tuple[str, str, in
         "seed": entrant.seed,
         "num_values": _num_values(entrant, base),
         "seconds": trained.seconds if trained is not None else 0.0,
-        "status": OK if score is not None else measured.failure,
+        "status": OK if measured.failure is None else measured.failure.kind,
+        "reason": "" if measured.failure is None else measured.failure.reason,
         "run_id": run_ids.get(_key(entrant), ""),
         "low": float("nan"),
         "high": float("nan"),
@@ -192,7 +193,7 @@ def _failures(measured: Sequence[Measured]) -> tuple[str, ...]:
             what = f"{entrant.solution} {entrant.setting}".strip()
             trained = f" for {entrant.trained}" if entrant.solution in solutions.PER_LEVEL else ""
             scored = "" if entrant.failure else f" at {one.level}"
-            lines.append(f"{what}{trained}{scored}, seed {entrant.seed}: {one.failure}")
+            lines.append(f"{what}{trained}{scored}, seed {entrant.seed}: {one.failure.reason}")
     return tuple(dict.fromkeys(lines))
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pandas as pd
+
 from gearnn.evaluation import solutions
 from gearnn.evaluation.figures import Figure
 from gearnn.evaluation.report import Entry, Line, Report, Section, Table
@@ -84,6 +86,14 @@ def _verdict(found: Findings) -> list[str]:
 
 
 def _how(found: Findings) -> Section:
+    tables = [
+        Table(heading=["made", "how many", "wall time"], rows=_times(found.table)),
+        Table(heading=["MLflow runs", "seed", "run"], rows=_runs(found.table)),
+    ]
+    return Section(key="how", title="How it was measured", texts=_how_in_words(found), tables=tables)
+
+
+def _how_in_words(found: Findings) -> list[str]:
     full, partial = found.plan.finetune, found.plan.partial or found.plan.finetune
     held_out = found.plan.data.splits
     texts = [
@@ -104,35 +114,27 @@ def _how(found: Findings) -> Section:
         texts.append(f"This data has one held-out split, {held_out.test}, by which versions are chosen, too.")
     if found.failures:
         texts.append("Not measured: " + "; ".join(found.failures) + ".")
-    seconds = found.table[found.table["status"] == OK].drop_duplicates(["solution", "setting", "level_trained", "seed"])
-    times = seconds.groupby("solution", sort=False)["seconds"].agg(["count", "sum"])
-    rows = [
-        Line(
-            cells=[Entry(text=str(name)), Entry(text=str(int(row["count"]))), Entry(text=f"{row['sum'] / 60:.1f} min")]
-        )
+    return texts
+
+
+def _times(table: pd.DataFrame) -> list[Line]:
+    """How often every solution was trained, and how long that took in all."""
+    trained = table[table["status"] == OK].drop_duplicates(["solution", "setting", "level_trained", "seed"])
+    times = trained.groupby("solution", sort=False)["seconds"].agg(["count", "sum"])
+    return [
+        _line(str(name), str(int(row["count"])), f"{row['sum'] / 60:.1f} min")
         for name, row in times.iterrows()
         if row["sum"]
     ]
-    runs = found.table.drop_duplicates(["solution", "setting", "seed"])
-    listed = [
-        Line(
-            cells=[
-                Entry(text=f"{row.solution} {row.setting}".strip()),
-                Entry(text=str(row.seed)),
-                Entry(text=str(row.run_id)),
-            ]
-        )
-        for row in runs.itertuples()
-    ]
-    return Section(
-        key="how",
-        title="How it was measured",
-        texts=texts,
-        tables=[
-            Table(heading=["made", "how many", "wall time"], rows=rows),
-            Table(heading=["MLflow runs", "seed", "run"], rows=listed),
-        ],
-    )
+
+
+def _runs(table: pd.DataFrame) -> list[Line]:
+    rows = table.drop_duplicates(["solution", "setting", "seed"]).itertuples()
+    return [_line(f"{row.solution} {row.setting}".strip(), str(row.seed), str(row.run_id)) for row in rows]
+
+
+def _line(*texts: str) -> Line:
+    return Line(cells=[Entry(text=text) for text in texts])
 
 
 def _recipe(how: FinetuneSpec) -> str:

@@ -36,7 +36,7 @@ def ingredients_of(plan: Plan, base: Base, data: Data, level: str) -> dict[str, 
         "finetune": plan.finetune.facts(),
         "partial": partial.facts(),
         "seed": plan.seed,
-        "steps": {step.fn.__name__: step.fn.version for step in STEPS},
+        "steps": {step.name: step.version for step in STEPS},
     }
     identity = network_identity(plan)
     if identity:

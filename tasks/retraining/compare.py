@@ -112,10 +112,8 @@ def _name(plan: Plan, level: str) -> str:
 def _base(plan: Plan, data: Data) -> Base | None:
     """The plan's base, if it is there: a checkpoint is read, but none is trained for this."""
     if plan.base.train is not None:
-        known: Base | None = prepare_base.fn.known(plan, data)
-        return known
-    prepared = prepare_base.fn(plan, data)
-    return getattr(prepared, "data", prepared)
+        return prepare_base.known(plan, data)
+    return prepare_base.run(plan, data)
 
 
 def _refuse_contradictions(wishes: Sequence[Wish]) -> None:

@@ -71,7 +71,7 @@ def test_stability_is_shown_with_its_best_setting_only() -> None:
 
 def test_what_has_no_value_is_said_in_the_figure() -> None:
     rows = [r for r in full_table() if r["solution"] != solutions.GEARNN]
-    rows += [failed(solutions.GEARNN, LEVELS[0], "DivergedError: nan")]
+    rows += [failed(solutions.GEARNN, LEVELS[0], solutions.DIVERGED)]
     results = Results(pd.DataFrame(rows), LEVELS)
     text = text_of(figures.accuracy_over_levels(results))
     assert "no value: GearNN: jpeg 5 diverged; GearNN: jpeg 20 not measured" in text
@@ -86,7 +86,7 @@ def test_one_level_alone_and_nothing_at_all_can_be_drawn() -> None:
         one = Results(pd.DataFrame([r for r in full_table() if r["level_tested"] == LEVELS[0]]), LEVELS[:1])
         figures.accuracy_over_levels(one)
         figures.matrix(one)
-        every = [failed(r["solution"], r["level_tested"], "RuntimeError: x") for r in full_table()]
+        every = [failed(r["solution"], r["level_tested"], solutions.FAILED) for r in full_table()]
         nothing = Results(pd.DataFrame(every), LEVELS)
         assert "no value" in text_of(figures.accuracy_over_levels(nothing))
         assert "failed" in text_of(figures.matrix(nothing))

@@ -102,8 +102,8 @@ def test_only_what_is_missing_or_changed_is_made_and_the_reason_is_told(world: W
 def test_other_frames_or_another_version_of_a_step_are_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write(levels=["jpeg:quality=5"])
     world.retrain()
-    now = ingredients.full_finetune.fn.version
-    monkeypatch.setattr("tasks.registering.ingredients.full_finetune.fn.version", now + 1)
+    now = ingredients.full_finetune.version
+    monkeypatch.setattr("tasks.registering.ingredients.full_finetune.version", now + 1)
     assert world.states() == {"jpeg:quality=5": ("changed", f"steps.full_finetune {now} -> {now + 1}")}
     monkeypatch.undo()
     monkeypatch.setenv("GEARNN_HOME", str(world.folder / "home"))

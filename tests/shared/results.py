@@ -26,13 +26,14 @@ def row(solution: str, tested: str, value: float, **changes: Any) -> dict[str, A
         "num_values": 10,
         "seconds": 1.0,
         "status": "ok",
+        "reason": "",
         "run_id": "r",
     }
     return facts | changes
 
 
-def failed(solution: str, tested: str, why: str, **changes: Any) -> dict[str, Any]:
-    return row(solution, tested, math.nan, metric="", is_primary=False, status=why) | changes
+def failed(solution: str, tested: str, kind: str, **changes: Any) -> dict[str, Any]:
+    return row(solution, tested, math.nan, metric="", is_primary=False, status=kind, reason="planted") | changes
 
 
 def full_table(**changes: Sequence[float]) -> list[dict[str, Any]]:

@@ -45,19 +45,19 @@ class Work:
         def reads(plan: Plan, level: str) -> dict[str, Any]:
             return {"level": level, "seed": plan.seed}
 
-        return step(version=version, reads=reads, label="{level}")(work)
+        return step(version=version, reads=reads, label="{level}", resumes=True)(work)
 
 
 def test_a_step_is_done_once_per_what_it_reads(plan: Plan) -> None:
     work = Work()
-    first = work.make().fn(plan, "a")
-    assert work.make().fn(plan, "a") == first
+    first = work.make().run(plan, "a")
+    assert work.make().run(plan, "a") == first
     assert work.done == ["a"]
-    work.make().fn(plan, "b")
-    work.make().fn(plan.model_copy(update={"seed": 1}), "a")
-    work.make().fn(plan.model_copy(update={"workers": 7}), "a")  # not read
+    work.make().run(plan, "b")
+    work.make().run(plan.model_copy(update={"seed": 1}), "a")
+    work.make().run(plan.model_copy(update={"workers": 7}), "a")  # not read
     assert work.done == ["a", "b", "a"]
-    work.make(version=2).fn(plan, "a")
+    work.make(version=2).run(plan, "a")
     assert work.done == ["a", "b", "a", "a"]
 
 
@@ -65,12 +65,12 @@ def test_scratch_outlives_a_failure_and_goes_when_the_record_is_kept(plan: Plan)
     work = Work()
     work.fail = True
     with pytest.raises(RuntimeError, match="killed"):
-        work.make().fn(plan, "a")
+        work.make().run(plan, "a")
     left = work.scratch
     assert left is not None
     assert left.read_text() == "epoch 1"
     work.fail = False
-    work.make().fn(plan, "a")
+    work.make().run(plan, "a")
     assert work.scratch == left
     assert not left.exists()
 

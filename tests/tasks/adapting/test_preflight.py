@@ -119,9 +119,9 @@ def test_a_full_disk_counts_every_level_and_less_for_those_that_are_done(
     # the base, the control, two full fine-tunes, two adaptors; a checkpoint with SGD's momentum, and the next one
     assert check_disk(ours, base) == 4 * network + 2 * adaptor + 2 * 2 * network
 
-    data = check_data.fn(ours)
-    made = prepare_base.fn(ours, data)
-    full_finetune.fn(ours, made, data, "jpeg:quality=5")
+    data = check_data.run(ours)
+    made = prepare_base.run(ours, data)
+    full_finetune.run(ours, made, data, "jpeg:quality=5")
     one_less = 3 * network + adaptor + 2 * 2 * network
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=one_less))
     assert preflight.check_space(ours, base) == one_less
