@@ -81,7 +81,7 @@ def test_mask_rcnn_with_a_base_from_scratch(tmp_path: Path, monkeypatch: pytest.
     assert thaw_batchnorms(fresh)
     # The command writes instances and boxes.
     (tmp_path / "frame.jpg").write_bytes(jpeg(ours))
-    with pytest.raises(RegistryError, match=r"the base names code, tests\.nets:tiny_maps, and loading it runs that"):
+    with pytest.raises(RegistryError, match=r"the base names code, tests\.shared\.nets:tiny_maps, and loading it runs that"):
         GearBox.from_registry(ours.registered_base)
     monkeypatch.setenv("GEARNN_TRUST", "tests")
     result = CliRunner().invoke(
@@ -144,7 +144,7 @@ def test_a_users_own_module_and_its_checkpoint(tmp_path: Path) -> None:
     ours = plan(tmp_path, base, problem={"name": "semantic_segmentation", "stride": 16}, bound={"fraction": 0.4})
     adapted = adapt(ours)
     gearbox = registered(ours, adapted)
-    assert ours.registered_base == "tests-nets-zoo-streets"
+    assert ours.registered_base == "tests-shared-nets-zoo-streets"
     assert gearbox.base.tied.weight is gearbox.base.embedding.weight
     assert gearbox.infer([jpeg(ours)])[0].prediction.shape == (60, 88)
     by_hand = adapt_from_plan(ours, DistortionLevel.parse("jpeg:quality=20"))

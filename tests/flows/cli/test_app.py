@@ -54,7 +54,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fails_before_training(result: Result, tmp_path: Path, status: int, *parts: str) -> None:
     """One line that names what is wrong, the exit status, and nothing trained."""
-    errors = [line for line in result.stderr.splitlines() if line.strip()]
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if not line.startswith("no truth of ")]  # toy frames lack some classes
     assert len(errors) == 1, result.stderr
     assert errors[0].startswith("error: ")
     for part in parts:
