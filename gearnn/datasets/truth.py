@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
@@ -46,11 +46,10 @@ def check_frames(dataset: FrameDataset) -> None:
     are classes that no truth has: nothing is learnt of them, and no figure speaks of them.
 
     Raises:
-        DataError: the first file that cannot be used; no frame has an instance; or all pixels that have a truth are
-            of one class.
+        DataError: the first file that cannot be used; no frame has an instance; or void stands where the
+            second of two classes should.
     """
     empty, seen = [], np.zeros(max(256, len(dataset.class_names)), dtype=bool)
-    target: Any = None
     for index in range(len(dataset)):
         dataset.clip(index)
         target = dataset.target(index)
@@ -64,16 +63,18 @@ def check_frames(dataset: FrameDataset) -> None:
         if len(empty) == len(dataset):
             raise DataError(f"data: expected instances, but none of the {len(dataset)} frames has one")
         _LOGGER.warning("%d of %d frames have no instance: %s", len(empty), len(dataset), _first(empty))
-    _check_classes(dataset, seen[: len(dataset.class_names)], is_pixels=isinstance(target, np.ndarray))
+    _check_classes(dataset, seen)
 
 
-def _check_classes(dataset: FrameDataset, seen: np.ndarray, *, is_pixels: bool) -> None:
-    present = [name for name, is_seen in zip(dataset.class_names, seen, strict=True) if is_seen]
-    if is_pixels and len(present) < min(2, len(seen)):
-        void = "" if dataset.ignore_index is None else f" or void ({dataset.ignore_index})"
+def _check_classes(dataset: FrameDataset, seen: np.ndarray) -> None:
+    """Log the classes that no truth has; where void stands in the place of the second of two, refuse."""
+    number, void = len(dataset.class_names), dataset.ignore_index
+    present = [name for name, is_seen in zip(dataset.class_names, seen[:number], strict=True) if is_seen]
+    if void is not None and seen[void] and number == 2 and len(present) < 2:
         raise DataError(
-            f"data: expected pixels of at least two of the {len(seen)} classes, but all {len(dataset)} masks hold only "
-            f"{', '.join(present) or 'no class'}{void}; is the value of a class called void, or are these other masks?"
+            f"data: expected pixels of two classes, but all {len(dataset)} masks hold only "
+            f"{', '.join(present) or 'no class'} and void ({void}); if {void} is the second class, write 1 there, and "
+            f"leave out data.ignore"
         )
     absent = [name for name in dataset.class_names if name not in present]
     if absent:

@@ -155,7 +155,13 @@ def folder_with_masks(root: Path, *values: int) -> FrameDataset:
 
 def test_masks_whose_second_class_is_called_void_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"at least two of the 2 classes, but all 2 masks hold only floor or void \(255\); is the value"
+        DataError, match=r"all 2 masks hold only floor and void \(255\); if 255 is the second class, write 1 there"
     ):
         check_frames(folder_with_masks(tmp_path / "a", 255, 0))
     check_frames(folder_with_masks(tmp_path / "b", 255, 1))
+
+
+def test_classes_that_no_truth_has_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "gearnn"):
+        check_frames(folder_with_masks(tmp_path, 0, 0))
+    assert caplog.messages == ["no truth of 2 frames has the classes cat"]

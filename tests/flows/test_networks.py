@@ -81,7 +81,9 @@ def test_mask_rcnn_with_a_base_from_scratch(tmp_path: Path, monkeypatch: pytest.
     assert thaw_batchnorms(fresh)
     # The command writes instances and boxes.
     (tmp_path / "frame.jpg").write_bytes(jpeg(ours))
-    with pytest.raises(RegistryError, match=r"the base names code, tests\.shared\.nets:tiny_maps, and loading it runs that"):
+    with pytest.raises(
+        RegistryError, match=r"the base names code, tests\.shared\.nets:tiny_maps, and loading it runs that"
+    ):
         GearBox.from_registry(ours.registered_base)
     monkeypatch.setenv("GEARNN_TRUST", "tests")
     result = CliRunner().invoke(
