@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -204,15 +204,16 @@ def overlapping(model: nn.Module) -> list[str]:
 
     Every copy of such a network holds them apart. Tied weights, one parameter under several names, stay tied.
     """
-    found, last = [], ("", 0, 0)  # the parameter, its memory, and where it ends there, in bytes
-    for name, start, end, tensor in sorted(_places(model), key=lambda place: place[1:3]):
-        if tensor.numel() > 1 and any(
-            n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True)
-        ):
-            found.append(name)
-        if start < last[2]:
-            found += [last[0], name]
-        last = max(last, (name, start, end), key=lambda place: place[2])
+    found: list[str] = []
+    last: _Place | None = None
+    for place in sorted(_places(model), key=lambda place: (place.device, place.start)):
+        if place.repeats:
+            found.append(place.name)
+        if last is not None and place.device == last.device and place.start < last.end:
+            found += [last.name, place.name]
+            last = max(last, place, key=lambda place: place.end)
+        else:
+            last = place
     return list(dict.fromkeys(found))
 
 
@@ -253,12 +254,23 @@ def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
     return {_join(path, n): b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor]]:
-    """(name, address of the first value, address behind the last one, tensor) of every parameter that has values."""
+class _Place(NamedTuple):
+    """Where a parameter lies: addresses of its first value and behind its last one."""
+
+    name: str
+    device: str
+    start: int
+    end: int
+    repeats: bool
+
+
+def _places(model: nn.Module) -> Iterator[_Place]:
     for name, tensor in model.named_parameters():
         if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
-            last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-            yield name, tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size(), tensor
+            steps = list(zip(tensor.shape, tensor.stride(), strict=True))
+            size = (1 + sum((n - 1) * step for n, step in steps)) * tensor.element_size()
+            repeats = any(n > 1 and step == 0 for n, step in steps)
+            yield _Place(name, str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + size, repeats)
 
 
 def _floats(model: nn.Module) -> Iterator[Tensor]:

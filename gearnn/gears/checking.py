@@ -36,6 +36,7 @@ _OFF_ELSEWHERE = 5e-3  # other devices may take other kernels for other addresse
 _NEIGHBOURS = 0.05
 """The same for a frame alone and beside another, which convolutions of other shapes round otherwise."""
 _SAMPLED = 512
+_TREE = {"_parameters", "_buffers", "_modules"}
 _OF_CLASSES = 8
 
 
@@ -72,11 +73,16 @@ class Tried:
 
 
 def first_taken(base: nn.Module, examples: Iterable[Example]) -> Tried | Exception:
-    """The first of some batches that the network takes; or what it said to the last, where it takes none."""
+    """The first of some batches that the network takes; or what it said to the last, where it takes none.
+
+    Raises:
+        PlanError: the network cannot be copied, see :func:`gearnn.machine.compute.own_copy`.
+    """
     failed: Exception | None = None
     for example in examples:
+        copied = deep_copy(base, {}, is_again=failed is not None)
         try:
-            return _tried(base, example)
+            return _tried(base, copied, example)
         except Exception as error:  # whatever a network dies of on what it does not take
             failed = error
     return failed or GearError("no batch to try")
@@ -123,20 +129,25 @@ def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors,
 
 def _keeps_tensors(module: nn.Module) -> bool:
     """Whether a module has tensors besides its parameters and buffers, and those of its parts."""
-    todo = [value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")]
+    todo: list[object] = [module]
     seen: dict[int, object] = {}
     while todo:
         value = todo.pop()
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             return True
-        if id(value) not in seen and not isinstance(value, nn.Module):
-            seen[id(value)] = value
+        if id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, nn.Module):  # also one that a module holds without naming it a part
+            todo += [held for name, held in vars(value).items() if name not in _TREE]
+        else:
             todo += parts_of(value)
     return False
 
 
-def _tried(base: nn.Module, example: Example) -> Tried:
-    copied, before = deep_copy(base, {}), stored_tensors(base)
+def _tried(base: nn.Module, copied: nn.Module, example: Example) -> Tried:
+    """What a fresh copy of the base makes of a batch."""
+    before = stored_tensors(base)
     seen, output = _trace(copied, example)
     after = stored_tensors(copied)
     moving = tuple(name for name, t in before.items() if name not in after or not torch.equal(t, after[name]))
@@ -149,7 +160,7 @@ def _batches(base: nn.Module, tried: Tried) -> list[Tried]:
     if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves(tried.output)):
         for number in range(2, 2 + _OF_CLASSES):
             with suppress(Exception):  # a network may refuse what it is not made for
-                found.append(_tried(base, tried.example.other(number)))
+                found.append(_tried(base, deep_copy(base, {}, is_again=True), tried.example.other(number)))
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.errors import GearError
+from gearnn.errors import GearError, PlanError
 from gearnn.gearbox import GearBox
 from gearnn.gears.holding import Hold
 from gearnn.layers import layers_of, stored_tensors
@@ -322,6 +322,37 @@ def test_a_base_that_has_kept_derived_weights_for_good_is_refused(hold: Hold) ->
         base(torch.randn(2, 3, 8, 8))
     with pytest.raises(GearError, match=r"keeps a tensor of an earlier run, and table changes nothing any more"):
         GearBox(base, adaptors, hold=hold)
+
+
+def test_a_table_kept_by_a_module_that_is_no_part_is_noticed_too() -> None:
+    class Keeping(Body):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(3, 3))
+            self.beside = [nn.Identity()]
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self.beside[0], "kept"):
+                self.beside[0].kept = self.table.softmax(1).detach()
+            return super().forward(x) @ self.beside[0].kept
+
+    base = made(Keeping)
+    with torch.inference_mode():
+        base(torch.randn(2, 3, 8, 8))
+    with pytest.raises(GearError, match=r"keeps a tensor of an earlier run, and table changes nothing any more"):
+        GearBox(base, every_layer(base))
+
+
+@pytest.mark.parametrize("hold", HOLDS)
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_network_that_cannot_be_copied_is_refused_and_not_left_unchecked(hold: Hold, is_given: bool) -> None:
+    base = made(Body)
+    kept: dict[str, Any] = {}
+    base.kept = kept
+    base.middle.register_forward_hook(lambda module, inputs, output: kept.update(middle=output))
+    example = torch.randn(2, 3, 8, 8) if is_given else None
+    with pytest.raises(PlanError, match="a forward hook of middle keeps a part of it"):
+        GearBox(base, every_layer(base), hold=hold, example=example)
 
 
 def test_settings_that_refer_to_each_other_are_no_maze() -> None:
