@@ -6,8 +6,8 @@ Robust DNN Inference", CVPR 2020):
 - 3.2.1, Eq. 1: :mod:`gearnn.layers`, :mod:`gearnn.sensitivity`
 - 3.2.2, Eq. 2: :mod:`gearnn.knapsack`, with :mod:`gearnn.knapsack_proof`
 - Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.recipe`, :mod:`gearnn.objectives`,
-  :mod:`gearnn.finetune` and its :mod:`gearnn.finetune_job`, :mod:`gearnn.evaluate`, and
-  :mod:`gearnn.adaptor` with :mod:`gearnn.adaptor_facts`
+  :mod:`gearnn.finetune` with its :mod:`gearnn.finetune_batches` and :mod:`gearnn.finetune_job`,
+  :mod:`gearnn.evaluate`, and :mod:`gearnn.adaptor` with :mod:`gearnn.adaptor_facts`
 - 3.3, online: :mod:`gearnn.gearbox`
 - 4.3 distortion levels: :mod:`gearnn.levels`
 

@@ -15,7 +15,8 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.datasets import check_frames
 from gearnn.errors import GearNNError, PlanError
-from gearnn.finetune import Progress, Samples, finetune
+from gearnn.finetune import Progress, finetune
+from gearnn.finetune_batches import Samples
 from gearnn.knapsack import select_layers
 from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
 from gearnn.levels import DistortionLevel

@@ -5,7 +5,7 @@ from typing import Any
 from torch import inference_mode, nn
 from torch.utils.data import DataLoader
 
-from gearnn.finetune import Samples, reading_ahead
+from gearnn.finetune_batches import Samples, reading_ahead
 from gearnn.machine.compute import Compute
 from gearnn.problems.problem import Problem, Score
 

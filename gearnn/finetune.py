@@ -4,22 +4,19 @@ One loop serves the whole network and chosen layers alike. Every random choice c
 seeded by the recipe, so the same recipe gives the same weights, whatever else the process does.
 """
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from gearnn.datasets.frames import Sample
 from gearnn.errors import DataError, DivergedError, PlanError
+from gearnn.finetune_batches import Samples, batches_of
 from gearnn.finetune_job import Job, moving_statistics
 from gearnn.layers import BatchNormStatistics, Layer, check_finite, overlapping
 from gearnn.machine.compute import Compute, own_copy
@@ -62,23 +59,6 @@ class FineTuned:
 
     model: nn.Module
     epoch_losses: tuple[float, ...]
-
-
-class Samples(Protocol):
-    """Training frames with their truth, such as :class:`gearnn.datasets.DistortedDataset`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-
-@runtime_checkable
-class Variants(Samples, Protocol):
-    """Training frames of which each exists in several variants, such as one a distortion level."""
-
-    def draw(self, frames: Sequence[int], generator: torch.Generator) -> list[int]:
-        """Indices of one variant of every frame of a batch."""
-        ...
 
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -150,7 +130,7 @@ def finetune(
     losses = job.resume()
     clock = _Clock(recipe, steps_per_epoch=math.ceil(len(samples) / recipe.batch_size), epochs_done=len(losses))
     for epoch in range(len(losses), recipe.epochs):
-        batches = _batches(samples, problem, recipe, epoch)
+        batches = batches_of(samples, problem, recipe, epoch)
         losses.append(_epoch(job, problem, loss or problem.loss, batches, clock, compute, on_step))
         job.check_finite(epoch)
         if epoch == 0:
@@ -256,45 +236,6 @@ def _choose_weights(model: nn.Module, layers: Sequence[Layer] | None) -> dict[st
         whom = "in the network" if layers is None else f"among {len(layers)} chosen layers"
         raise PlanError(f"fine-tuning: expected at least one weight that can learn {whom}, but all are fixed")
     return trained
-
-
-def reading_ahead(num_workers: int) -> dict[str, Any]:
-    """Arguments of a DataLoader; its workers are started afresh, because forking a process with threads is unsafe."""
-    return {"num_workers": num_workers, "multiprocessing_context": "spawn" if num_workers else None}
-
-
-class _Augmented(Dataset[Sample]):
-    """Samples by (index, mirrored), so that every choice is made outside of worker processes."""
-
-    def __init__(self, samples: Samples, problem: Problem) -> None:
-        self.samples, self.problem = samples, problem
-
-    def __getitem__(self, choice: tuple[int, bool]) -> Sample:
-        index, mirrored = choice
-        sample = self.samples[index]
-        return self.problem.flip(sample) if mirrored else sample
-
-
-def _batches(samples: Samples, problem: Problem, recipe: Recipe, epoch: int) -> Iterator[Any]:
-    """Batches of one epoch; order and flips depend on seed and epoch only, not on earlier epochs."""
-    seed = hashlib.sha256(f"{recipe.seed} {epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(seed[:6], "big"))
-    order = torch.randperm(len(samples), generator=generator).tolist()
-    mirrored = (torch.rand(len(samples), generator=generator) < recipe.flip).tolist()
-    size = recipe.batch_size
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    if isinstance(samples, Variants):  # drawn last, so that frames, order and flips are those of every other fine-tune
-        batches = [samples.draw(batch, generator) for batch in batches]
-    choices = list(zip(chain.from_iterable(batches), mirrored, strict=True))
-    return iter(
-        DataLoader(
-            _Augmented(samples, problem),
-            batch_sampler=[choices[i : i + size] for i in range(0, len(choices), size)],
-            collate_fn=problem.collate,
-            **reading_ahead(recipe.num_workers),
-            generator=generator,
-        )
-    )
 
 
 def _as_base(model: nn.Module, base: nn.Module, learnable: dict[str, bool], moving: frozenset[str]) -> nn.Module:

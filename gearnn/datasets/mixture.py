@@ -11,7 +11,7 @@ from gearnn.errors import DataError
 
 
 class Mixture:
-    """The frames of one split at several levels, as :class:`gearnn.finetune.Variants`.
+    """The frames of one split at several levels, as :class:`gearnn.finetune_batches.Variants`.
 
     ``len`` counts frames, so that an epoch has as many steps as one of a single level. Every image's
     level is drawn uniformly. Where frames of different sizes cannot share a batch, every step draws one

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gearnn.errors import BoundError, PlanError
-from gearnn.finetune import Samples, reading_ahead
+from gearnn.finetune_batches import Samples, reading_ahead
 from gearnn.layers import Layer, batchnorms, check_finite, statistics_of
 from gearnn.machine.compute import Compute, own_copy
 from gearnn.problems.problem import Problem

@@ -18,7 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from gearnn.errors import DataError, PlanError
-from gearnn.finetune import Samples
+from gearnn.finetune_batches import Samples
 from gearnn.layers import batchnorms
 from gearnn.machine.compute import Compute
 from gearnn.machine.randomness import own_stream

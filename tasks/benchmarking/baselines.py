@@ -10,7 +10,8 @@ from prefect import task
 from gearnn.adaptor import Adaptor
 from gearnn.datasets.mixture import Mixture
 from gearnn.evaluation.baselines import batchnorm_layers, last_layers, reestimated
-from gearnn.finetune import Loss, Samples, finetune
+from gearnn.finetune import Loss, finetune
+from gearnn.finetune_batches import Samples
 from gearnn.layers import charged_once, layers_of, statistics_of
 from gearnn.levels import PRISTINE, DistortionLevel
 from gearnn.objectives import stability_loss

@@ -8,7 +8,8 @@ from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.mixture import Mixture
 from gearnn.datasets.streets import Streets
 from gearnn.errors import DataError
-from gearnn.finetune import Variants, finetune
+from gearnn.finetune import finetune
+from gearnn.finetune_batches import Variants
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.problems.problem import SemanticSegmentation
