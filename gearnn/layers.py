@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -20,7 +21,6 @@ layers, or all."""
 
 _WEIGHING = ("weight", "bias", "running_mean", "running_var")  # buffers of FrozenBatchNorm, statistics
 
-GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 BATCHNORM_POLICIES: tuple[str, ...] = get_args(BatchNormStatistics)
 
 
@@ -200,20 +200,21 @@ def check_finite(model: nn.Module, what: str) -> None:
 
 
 def overlapping(model: nn.Module) -> list[str]:
-    """Names of parameters that share memory with another one, or hold a value of theirs twice (``expand``).
+    """Names of parameters that share memory with another tensor, or hold a value twice (``expand``), and of those.
 
-    Every copy of such a network holds them apart. Tied weights, one parameter under several names, stay tied.
+    Every copy of such a network holds them apart. Tied weights, one parameter under several names, stay tied, and so
+    do buffers that share memory with each other only.
     """
     found: list[str] = []
-    last: _Place | None = None
-    for place in sorted(_places(model), key=lambda place: (place.device, place.start)):
+    before: list[_Place] = []
+    for place in sorted(_places(model), key=lambda place: place.start):
         if place.repeats:
             found.append(place.name)
-        if last is not None and place.device == last.device and place.start < last.end:
-            found += [last.name, place.name]
-            last = max(last, place, key=lambda place: place.end)
-        else:
-            last = place
+        before = [other for other in before if other.end > place.start]
+        for other in before:
+            if (place.is_weight or other.is_weight) and place.shares_with(other):
+                found += [other.name, place.name]
+        before.append(place)
     return list(dict.fromkeys(found))
 
 
@@ -255,22 +256,48 @@ def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 class _Place(NamedTuple):
-    """Where a parameter lies: addresses of its first value and behind its last one."""
+    """Where a tensor lies: addresses of its first byte and behind its last one."""
 
     name: str
-    device: str
+    tensor: Tensor
     start: int
     end: int
-    repeats: bool
+
+    @property
+    def is_weight(self) -> bool:
+        return isinstance(self.tensor, nn.Parameter)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is a weight of more values than lie between its first and its last one."""
+        return self.is_weight and self.tensor.numel() * self.tensor.element_size() > self.end - self.start
+
+    def shares_with(self, other: "_Place") -> bool:
+        """Whether some value lies where one of the other does, given that their ranges cross, as columns' do."""
+        if self.tensor.device != other.tensor.device:
+            return False
+        if self._is_dense and other._is_dense:
+            return True
+        return bool(torch.isin(self._addresses(), other._addresses()).any())
+
+    @property
+    def _is_dense(self) -> bool:
+        return self.tensor.numel() * self.tensor.element_size() == self.end - self.start
+
+    def _addresses(self) -> Tensor:
+        size = self.tensor.element_size()
+        found = torch.tensor(self.start)
+        for number, step in zip(self.tensor.shape, self.tensor.stride(), strict=True):
+            found = found[..., None] + torch.arange(number) * step * size
+        return found.flatten()
 
 
 def _places(model: nn.Module) -> Iterator[_Place]:
-    for name, tensor in model.named_parameters():
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
-            steps = list(zip(tensor.shape, tensor.stride(), strict=True))
-            size = (1 + sum((n - 1) * step for n, step in steps)) * tensor.element_size()
-            repeats = any(n > 1 and step == 0 for n, step in steps)
-            yield _Place(name, str(tensor.device), tensor.data_ptr(), tensor.data_ptr() + size, repeats)
+            last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+            start = tensor.data_ptr()
+            yield _Place(name, tensor, start, start + (1 + last) * tensor.element_size())
 
 
 def _floats(model: nn.Module) -> Iterator[Tensor]:

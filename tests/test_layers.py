@@ -188,3 +188,15 @@ def test_parameters_that_share_memory_are_named_and_mere_neighbours_and_tied_one
     assert overlapping(model) == []
     model.across, model.wide = nn.Parameter(memory[7:10]), nn.Parameter(memory[10:11].expand(3))
     assert overlapping(model) == ["two", "across", "wide"]
+
+
+def test_columns_that_only_interleave_share_nothing_and_views_kept_as_buffers_do() -> None:
+    memory = torch.randn(4, 6)
+    model = nn.Module()
+    model.q, model.k = nn.Parameter(memory[:, :3]), nn.Parameter(memory[:, 3:])
+    assert overlapping(model) == []
+    model.diagonals = nn.Parameter(torch.randn(9).as_strided((3, 3), (1, 1)))
+    model.register_buffer("view", model.k.data[1:2, :1])
+    model.register_buffer("same", memory.new_zeros(3))
+    model.register_buffer("again", model.same[1:])
+    assert sorted(overlapping(model)) == ["diagonals", "k", "view"]
