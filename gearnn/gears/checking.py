@@ -36,7 +36,6 @@ _OFF_ELSEWHERE = 5e-3  # other devices may take other kernels for other addresse
 _NEIGHBOURS = 0.05
 """The same for a frame alone and beside another, which convolutions of other shapes round otherwise."""
 _SAMPLED = 512
-_TREE = {"_parameters", "_buffers", "_modules"}
 _OF_CLASSES = 8
 
 
@@ -107,12 +106,12 @@ def check(make: Make, base: nn.Module, adaptors: Adaptors, tried: Tried) -> None
 
 
 def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors, tried: Tried) -> None:
-    """A module that keeps a tensor from an earlier run, derived from weights, may not ask its weights again.
+    """A module in which an earlier run has left a tensor, derived from weights, may not ask its weights again.
 
     Raises:
         GearError: a changed weight of such a module changes nothing.
     """
-    if not any(map(_keeps_tensors, base.modules())):
+    if not _keeps_tensors(base):
         return
     modules = dict(deep_copy(base, {}, is_again=True).named_modules())  # a copy may keep less
     ran = {seen.place for seen in tried.seen}
@@ -128,7 +127,8 @@ def _check_nothing_is_left_of_other_weights(base: nn.Module, adaptors: Adaptors,
 
 
 def _keeps_tensors(module: nn.Module) -> bool:
-    """Whether a module has tensors besides its parameters and buffers, and those of its parts."""
+    """Whether a module, its parts, or whatever else these hold have tensors besides their parameters and buffers."""
+    parts = {id(part) for part in module.modules()}
     todo: list[object] = [module]
     seen: dict[int, object] = {}
     while todo:
@@ -138,8 +138,8 @@ def _keeps_tensors(module: nn.Module) -> bool:
         if id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, nn.Module):  # also one that a module holds without naming it a part
-            todo += [held for name, held in vars(value).items() if name not in _TREE]
+        if id(value) in parts:
+            todo += [held for name, held in vars(value).items() if name not in ("_parameters", "_buffers")]
         else:
             todo += parts_of(value)
     return False

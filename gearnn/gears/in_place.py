@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,21 +43,14 @@ class _Place:
         return slab.as_strided(dense.shape, dense.stride(), slab.storage_offset() + start)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Hung:
+class _Hung(NamedTuple):
     """A module on the way to a piece of the slab, or such a piece itself, where it hangs in the network."""
 
-    name: str
-    owner: Mapping[str, Tensor | nn.Module | None]  # the modules, parameters or buffers of the module around it
+    owner: Any  # a mapping by name of the modules, parameters or buffers of the module around it
     attribute: str
-    value: Tensor | nn.Module
-    address: int  # of a tensor
-
-    def is_there(self) -> bool:
-        value = self.value
-        if self.owner.get(self.attribute) is not value or isinstance(value, nn.Module):
-            return isinstance(value, nn.Module) and self.owner.get(self.attribute) is value
-        return value.data_ptr() == self.address and not value.requires_grad
+    value: Any
+    address: int  # of a tensor; 0 of a module
+    name: str
 
 
 class InPlace:
@@ -84,8 +77,6 @@ class InPlace:
                 pieces |= self._lay_out({name: state[name] for name in names}, values)
         self.network = sharing_copy(base, pieces)
         self._hung = list(_hung(self.network, pieces))
-        self._way = [(h.owner, h.attribute, h.value) for h in self._hung if isinstance(h.value, nn.Module)]
-        self._ends = [(h.owner, h.attribute, h.value, h.address) for h in self._hung if isinstance(h.value, Tensor)]
         self._level: DistortionLevel | None = None
         self._lent: list[DistortionLevel | None] = []  # levels of the contexts that are open, the innermost last
         self._is_whole = True
@@ -147,19 +138,10 @@ class InPlace:
         return self._slabs[level]
 
     def _check_that_copies_reach(self) -> None:
-        for owner, attribute, module in self._way:  # plain loops, because every shift runs them
-            if owner.get(attribute) is not module:
-                break
-        else:
-            for owner, attribute, tensor, address in self._ends:
-                if owner.get(attribute) is not tensor or tensor.data_ptr() != address or tensor.requires_grad:
-                    break
-            else:
-                return
-        for hung in self._hung:
-            if not hung.is_there():
+        for owner, attribute, value, address, name in self._hung:  # a plain loop, because every shift runs it
+            if owner.get(attribute) is not value or (address and (value.data_ptr() != address or value.requires_grad)):
                 raise GearError(
-                    f"{hung.name} of the network of gears in place was moved, converted or replaced, so that "
+                    f"{name} of the network of gears in place was moved, converted or replaced, so that "
                     f"shifts would not reach it, or requires gradients, so that autocast would keep a level's casts; "
                     f"build the gearbox of a base that is where it shall run"
                 )

@@ -324,17 +324,28 @@ def test_a_base_that_has_kept_derived_weights_for_good_is_refused(hold: Hold) ->
         GearBox(base, adaptors, hold=hold)
 
 
-def test_a_table_kept_by_a_module_that_is_no_part_is_noticed_too() -> None:
+def beside(module: nn.Module) -> Any:
+    """Something that a network holds without naming it a part."""
+    return [nn.Sequential(module)]
+
+
+@pytest.mark.parametrize(
+    ("holding", "as_buffer"),
+    [(beside, False), (beside, True), (nn.Sequential, False), (lambda module: module, False)],
+)
+def test_a_table_that_another_module_keeps_is_noticed_too(holding: Callable[[nn.Module], Any], as_buffer: bool) -> None:
     class Keeping(Body):
         def __init__(self) -> None:
             super().__init__()
-            self.table = nn.Parameter(torch.randn(3, 3))
-            self.beside = [nn.Identity()]
+            self.table, keeper = nn.Parameter(torch.randn(3, 3)), nn.Identity()
+            self.held, self.find = holding(keeper), [keeper]
 
         def forward(self, x: Tensor) -> Tensor:
-            if not hasattr(self.beside[0], "kept"):
-                self.beside[0].kept = self.table.softmax(1).detach()
-            return super().forward(x) @ self.beside[0].kept
+            keeper = self.find[0]
+            if not hasattr(keeper, "kept"):
+                kept = self.table.softmax(1).detach()
+                keeper.register_buffer("kept", kept) if as_buffer else setattr(keeper, "kept", kept)
+            return super().forward(x) @ keeper.kept
 
     base = made(Keeping)
     with torch.inference_mode():
