@@ -1,7 +1,7 @@
 """A dataset with the truth that a problem needs, and a check of all of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import numpy as np
@@ -49,16 +49,17 @@ def check_frames(dataset: FrameDataset) -> None:
         DataError: the first file that cannot be used; no frame has an instance; or void stands where the
             second of two classes should.
     """
-    empty, seen = [], np.zeros(max(256, len(dataset.class_names)), dtype=bool)
+    empty: list[str] = []
+    seen: set[int] = set()
     for index in range(len(dataset)):
         dataset.clip(index)
         target = dataset.target(index)
         if isinstance(target, Instances):
-            seen[[0, *target.labels]] = True  # 0 is the background
+            seen |= {0, *map(int, target.labels)}  # 0 is the background
             if len(target.labels) == 0:
                 empty.append(dataset.name(index))
         else:
-            seen[np.asarray(target).reshape(-1)] = True
+            seen.update(np.unique(target).tolist())
     if empty:
         if len(empty) == len(dataset):
             raise DataError(f"data: expected instances, but none of the {len(dataset)} frames has one")
@@ -66,11 +67,10 @@ def check_frames(dataset: FrameDataset) -> None:
     _check_classes(dataset, seen)
 
 
-def _check_classes(dataset: FrameDataset, seen: np.ndarray) -> None:
+def _check_classes(dataset: FrameDataset, seen: Collection[int]) -> None:
     """Log the classes that no truth has; where void stands in the place of the second of two, refuse."""
-    number, void = len(dataset.class_names), dataset.ignore_index
-    present = [name for name, is_seen in zip(dataset.class_names, seen[:number], strict=True) if is_seen]
-    if void is not None and seen[void] and number == 2 and len(present) < 2:
+    void, present = dataset.ignore_index, [name for i, name in enumerate(dataset.class_names) if i in seen]
+    if void is not None and void in seen and len(dataset.class_names) == 2 and len(present) < 2:
         raise DataError(
             f"data: expected pixels of two classes, but all {len(dataset)} masks hold only "
             f"{', '.join(present) or 'no class'} and void ({void}); if {void} is the second class, write 1 there, and "

@@ -165,3 +165,11 @@ def test_classes_that_no_truth_has_are_named(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.WARNING, "gearnn"):
         check_frames(folder_with_masks(tmp_path, 0, 0))
     assert caplog.messages == ["no truth of 2 frames has the classes cat"]
+
+
+def test_truths_of_users_may_have_any_number_for_void(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = folder_with_masks(tmp_path, 1, 0)
+    theirs.ignore_index = -100
+    theirs.target = lambda index: np.array([[0, -100], [1, 70000]])  # type: ignore[method-assign]
+    check_frames(theirs)
+    assert caplog.messages == []
