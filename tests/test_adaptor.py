@@ -157,7 +157,7 @@ def test_values_or_words_that_changed_after_the_file_was_written_are_noticed(ada
     adaptor.save(path)
     content = path.read_bytes()
     note = content.index(b"data", content.index(b"notes")) + 10
-    for where in (len(content) - 3, note):
+    for where in (len(content) - 3, note, content.index(b"sha256")):
         damaged = bytearray(content)
         damaged[where] ^= 1
         path.write_bytes(damaged)
