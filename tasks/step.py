@@ -76,7 +76,8 @@ class Step(Generic[R]):
         known = self._recalled(store, key)
         if known is None:
             with device_of(plan, self._what) if self._computes else nullcontext():
-                known = self._recalled(store, key)  # another run may have done it while this one waited
+                if self._computes:
+                    known = self._recalled(store, key)  # another run may have done it while this one waited
                 record = known or self._done(store, key, plan, *args, **kwargs)
         step_done(self._what)
         return (record, "") if known is None else (known, key)

@@ -46,13 +46,12 @@ def all_figures(score: Score, role: str) -> dict[str, float]:
 
 
 def _kept(row: Row) -> str:
-    base, adaptor = (row.scores[solution].values[TEST] for solution in (solutions.BASE, solutions.ADAPTOR))
-    if math.isnan(adaptor + base):
+    base, clean, full, adaptor = (row.scores[solution].values[TEST] for solution in solutions.SOLUTIONS)
+    if math.isnan(base + clean + full + adaptor):
         return "no truth"
     if adaptor < base:
         return "worse than the base"
-    compared = solutions.CLEAN, solutions.FULL, solutions.ADAPTOR
-    kept = kept_share(*(row.scores[solution].values[TEST] for solution in compared))
+    kept = kept_share(clean, full, adaptor)
     return f"gain under {GAIN_WORTH_TELLING:g} points" if kept is None else f"{100 * kept:.0f} %"
 
 

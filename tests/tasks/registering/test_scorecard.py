@@ -1,3 +1,5 @@
+import math
+
 from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import PROMOTE, TEST
 from gearnn.store.storage import Ref
@@ -40,6 +42,10 @@ def test_what_is_kept_is_measured_against_the_pristine_control() -> None:
 def test_a_gain_under_two_points_gives_no_share() -> None:
     row = make_row(clean=40.0, full=41.9, adaptor=41.0)
     assert table_cells([row], BASE)[1][5] == "gain under 2 points"
+
+
+def test_a_figure_that_is_missing_gives_no_share() -> None:
+    assert table_cells([make_row(clean=math.nan, full=50.0, adaptor=48.0)], BASE)[1][5] == "no truth"
 
 
 def test_the_table_has_every_solution_and_the_size() -> None:
