@@ -1,6 +1,7 @@
 """The rules of the house that a reader would otherwise have to check by eye."""
 
 import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -155,6 +156,22 @@ def test_every_public_name_is_there_and_documented() -> None:
         assert inspect.getdoc(getattr(gearnn, name)), name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         gearnn.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["gearnn", "gearnn.distortions", "gearnn.registry"])
+def test_what_a_package_hands_out_on_demand_is_there(name: str) -> None:
+    package = importlib.import_module(name)
+    assert {*package._HOMES} == {*package.__all__} - {"__version__"}
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+
+
+def test_every_module_can_be_imported() -> None:
+    """All in one process: names that imports take from modules of ours are checked by nothing else."""
+    modules = [name_of(path) for package in FORBIDDEN for path in sources(package) if path.name != "__main__.py"]
+    code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_error_stands_in_the_tree() -> None:

@@ -1,4 +1,4 @@
-"""``python -m flows.cli``, the same as ``gearnn``."""
+"""``python -m flows.cli``, as scripts of before call it; ``gearnn`` also copes with a user's ``tasks.py``."""
 
 from flows.cli.app import main
 

@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gearnn.errors import GearNNError, PlanError, RegistryError
-from gearnn.version import OWN_PACKAGES
 
 _gate: ContextVar[frozenset[str] | None] = ContextVar("packages that may be imported", default=None)
 """None while names are the user's own; a set while they come from elsewhere."""
@@ -108,11 +107,10 @@ def resolve(reference: str) -> Callable[..., Any]:
 
 
 def _clash(path: str) -> str:
-    """What to do about a module whose name GearNN, or the checkout it runs from, has itself; nothing for all others."""
+    """What to do about a module whose name a package beside this one took first; nothing for all others."""
     package = path.partition(".")[0]
     found = [Path(place).resolve() for place in getattr(sys.modules.get(package), "__path__", ())]
-    root = Path(__file__).resolve().parents[2]
-    if package not in OWN_PACKAGES and (package != "infra" or root / package not in found):
+    if package not in ("tasks", "flows", "infra") or Path(__file__).resolve().parents[2] / package not in found:
         return ""
     return f"; {package} is a package of GearNN's, so no module of yours can have that name: give it another one"
 

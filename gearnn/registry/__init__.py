@@ -11,10 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gearnn.registry.bundling import chosen_for, contents, gearbox_name, register_gearbox
+    from gearnn.registry.bundling import chosen_for, contents, register_gearbox
     from gearnn.registry.loading import load_adaptor, load_base, load_gearbox
     from gearnn.registry.promoting import (
-        Decision,
         Promotion,
         archive,
         are_scored_alike,
@@ -27,16 +26,11 @@ if TYPE_CHECKING:
     )
     from gearnn.registry.registering import register_adaptor, register_base
     from gearnn.registry.versions import (
-        ADAPTOR_FILE,
-        ADAPTORS_FOLDER,
-        BASE_FILE,
-        IMAGE_COLUMN,
         Version,
         adaptors,
         aliased,
         bases,
         by_alias,
-        find,
         get_version,
         is_of,
         json_of,
@@ -44,11 +38,6 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "ADAPTORS_FOLDER": "versions",
-    "ADAPTOR_FILE": "versions",
-    "BASE_FILE": "versions",
-    "Decision": "promoting",
-    "IMAGE_COLUMN": "versions",
     "Promotion": "promoting",
     "Version": "versions",
     "adaptors": "versions",
@@ -60,8 +49,6 @@ _HOMES = {
     "chosen_for": "bundling",
     "contents": "bundling",
     "decided": "promoting",
-    "find": "versions",
-    "gearbox_name": "bundling",
     "get_version": "versions",
     "is_of": "versions",
     "is_rival": "promoting",
@@ -80,11 +67,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "ADAPTORS_FOLDER",
-    "ADAPTOR_FILE",
-    "BASE_FILE",
-    "IMAGE_COLUMN",
-    "Decision",
     "Promotion",
     "Version",
     "adaptors",
@@ -96,8 +78,6 @@ __all__ = [
     "chosen_for",
     "contents",
     "decided",
-    "find",
-    "gearbox_name",
     "get_version",
     "is_of",
     "is_rival",
