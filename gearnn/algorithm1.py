@@ -18,13 +18,13 @@ from gearnn.errors import GearNNError, PlanError
 from gearnn.finetune import Progress, finetune
 from gearnn.finetune_batches import Samples
 from gearnn.knapsack import select_layers
-from gearnn.layers import BatchNormStatistics, Granularity, charged_once, layers_of, model_size
+from gearnn.layers import BatchNormStatistics, Granularity, layers_of, model_size, room_for_layers
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.objectives import distilled_loss
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_bound, check_levels, check_network, check_sizes
-from gearnn.plan.resolve import calibration_of, compute_of, open_base, problem_of, samples_of
 from gearnn.problems.problem import Problem
 from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
@@ -71,7 +71,7 @@ def adapt_level(
     table = weight_change(base, finetuned.model, granularity=granularity, batchnorm_statistics=batchnorm_statistics)
     values, sizes = table["sensitivity"].tolist(), table["num_values"].tolist()
     # 6: S = knapsack(value = v_q, weight = n, bound = M)
-    selection = select_layers(values, sizes, bound - charged_once(base, batchnorm_statistics))
+    selection = select_layers(values, sizes, room_for_layers(base, bound, batchnorm_statistics))
     # 7: the subset of layers to fine-tune is A_q = {l_i : i in S}
     layers = layers_of(base, granularity, batchnorm_statistics)
     subset = [layers[i] for i in selection]
@@ -102,16 +102,17 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         raise PlanError("plan: base.checkpoint: expected a trained base; `gearnn train-base` makes one")
     if level.is_pristine:
         raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
-    base, samples = open_base(plan), samples_of(plan, "train", level)
+    opened = Opened(plan)
+    base, samples = opened.base(), opened.samples("train", level)
     check_bound(plan, base)
-    check_sizes(plan)
+    check_sizes(opened)
     check_frames(samples.dataset)
-    check_levels(plan)
-    check_network(plan)
+    check_levels(opened)
+    check_network(opened)
     adaptor = adapt_level(
         base,
         samples,
-        problem_of(plan, samples.dataset),
+        opened.problem,
         level,
         plan.bound.in_values(model_size(base)),
         plan.full_recipe,
@@ -119,10 +120,10 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         distill=plan.distill,
         granularity=plan.bound.granularity,
         batchnorm_statistics=plan.bound.batchnorm_statistics,
-        compute=compute_of(plan),
+        compute=opened.compute,
         on_step=on_step,
     )
-    return replace(adaptor, calibration=calibration_of(plan, level))
+    return replace(adaptor, calibration=opened.calibration(level))
 
 
 def main(arguments: list[str]) -> int:

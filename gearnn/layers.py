@@ -124,6 +124,11 @@ def charged_once(model: nn.Module, batchnorm_statistics: BatchNormStatistics) ->
     return sum(t.numel() for t in statistics_of(model).values()) if batchnorm_statistics == "all" else 0
 
 
+def room_for_layers(model: nn.Module, bound: int, batchnorm_statistics: BatchNormStatistics) -> int:
+    """Values of a bound that layers can take: what is left of it beside :func:`charged_once`."""
+    return bound - charged_once(model, batchnorm_statistics)
+
+
 def model_size(model: nn.Module) -> int:
     """Floating-point values of the network, as Table 1 counts them.
 

@@ -7,7 +7,6 @@ so that a repeated, extended or crashed run does only what is missing, wherever 
 
 import functools
 import inspect
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +20,7 @@ from prefect.states import Completed
 from gearnn.errors import StoreError
 from gearnn.machine.slots import leased
 from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of
+from gearnn.plan.opened import Opened
 from gearnn.store.storage import Store, digest_of
 from tasks.progress import logger_here, step_done, stop_if_asked
 from tasks.records import Record
@@ -49,17 +48,17 @@ class Step(Generic[R]):
         self._record_type: type[R] = inspect.signature(do).return_annotation
         self.task = self._as_task(label)
 
-    def key(self, plan: Plan, *args: Any, **kwargs: Any) -> str:
+    def key(self, opened: Opened, *args: Any, **kwargs: Any) -> str:
         """sha256 of the step's name, its version and what it reads."""
-        return digest_of({"step": self.name, "version": self.version, "reads": self._reads(plan, *args, **kwargs)})
+        return digest_of({"step": self.name, "version": self.version, "reads": self._reads(opened, *args, **kwargs)})
 
-    def known(self, plan: Plan, *args: Any, **kwargs: Any) -> R | None:
+    def known(self, opened: Opened, *args: Any, **kwargs: Any) -> R | None:
         """The record, where the step is done already."""
-        return self._recalled(Store(plan.store), self.key(plan, *args, **kwargs))
+        return self._recalled(opened.store, self.key(opened, *args, **kwargs))
 
-    def run(self, plan: Plan, *args: Any, **kwargs: Any) -> R:
+    def run(self, opened: Opened, *args: Any, **kwargs: Any) -> R:
         """The record; does the step where there is none."""
-        return self._run(plan, *args, **kwargs)[0]
+        return self._run(opened, *args, **kwargs)[0]
 
     def submit(self, *args: Any, **kwargs: Any) -> PrefectFuture[R]:
         """As :meth:`prefect.Task.submit`."""
@@ -69,16 +68,16 @@ class Step(Generic[R]):
         """As :meth:`prefect.Task.map`."""
         return self.task.map(*args, **kwargs)
 
-    def _run(self, plan: Plan, *args: Any, **kwargs: Any) -> tuple[R, str]:
+    def _run(self, opened: Opened, *args: Any, **kwargs: Any) -> tuple[R, str]:
         """The record, and its key where it was there already."""
         stop_if_asked(self._what)
-        key, store = self.key(plan, *args, **kwargs), Store(plan.store)
+        key, store = self.key(opened, *args, **kwargs), opened.store
         known = self._recalled(store, key)
         if known is None:
-            with device_of(plan, self._what) if self._computes else nullcontext():
+            with device_of(opened, self._what) if self._computes else nullcontext():
                 if self._computes:
                     known = self._recalled(store, key)  # another run may have done it while this one waited
-                record = known or self._done(store, key, plan, *args, **kwargs)
+                record = known or self._done(store, key, opened, *args, **kwargs)
         step_done(self._what)
         return (record, "") if known is None else (known, key)
 
@@ -99,22 +98,25 @@ class Step(Generic[R]):
     def _as_task(self, label: str) -> Task[..., R]:
         @functools.wraps(self._do)
         def in_flow(plan: Plan, *args: Any, **kwargs: Any) -> Any:
-            record, key = self._run(plan, *args, **kwargs)
+            record, key = self._run(Opened(plan), *args, **kwargs)
             if not key:
                 return record
             get_run_logger().info("already done, found in the store (key %s)", key[:12])
             return Completed(name="Cached", message="already done, found in the store", data=record)
 
         own = inspect.signature(self._do)
-        shown = [parameter for parameter in own.parameters.values() if parameter.name != "scratch"]
-        in_flow.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        _, *others = (parameter for parameter in own.parameters.values() if parameter.name != "scratch")
+        plan = inspect.Parameter("plan", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Plan)
+        in_flow.__signature__ = own.replace(parameters=[plan, *others])  # type: ignore[attr-defined]
         return task(in_flow, name=self._what, task_run_name=label, persist_result=False)
 
 
 def step(
     *, version: int, reads: Reads, label: str, computes: bool = False, resumes: bool = False
 ) -> Callable[[Callable[..., R]], Step[R]]:
-    """Make a function a step. Its first parameter is the plan, and its return annotation the record's type.
+    """Make a function a step. Its first parameter is the plan, opened, and its return annotation the record's type.
+
+    The Prefect task is given the plan itself, which can be sent to another machine.
 
     Args:
         version: see :class:`Step`.
@@ -127,12 +129,12 @@ def step(
     return lambda do: Step(do, version=version, reads=reads, label=label, computes=computes, resumes=resumes)
 
 
-def keeper(plan: Plan) -> Callable[[Path], None]:
+def keeper(store: Store) -> Callable[[Path], None]:
     """A callback for a fine-tune's checkpoints: into the store, at most once a minute.
 
     A store that does not answer costs no training; the checkpoint stays on this machine.
     """
-    store, last = Store(plan.store), time.monotonic()
+    last = time.monotonic()
 
     def keep(scratch: Path) -> None:
         nonlocal last
@@ -148,7 +150,7 @@ def keeper(plan: Plan) -> Callable[[Path], None]:
 
 
 @contextmanager
-def device_of(plan: Plan, what: str) -> Iterator[None]:
+def device_of(opened: Opened, what: str) -> Iterator[None]:
     """Have the plan's device for oneself while the context lasts: one GPU, or the cores of the plan's threads.
 
     Raises:
@@ -159,14 +161,7 @@ def device_of(plan: Plan, what: str) -> Iterator[None]:
     def log_wait(wanted: str) -> None:
         logger_here().info("%s waits for %s", what, wanted)
 
+    plan = opened.plan
     with leased(plan.device, plan.threads, on_wait=log_wait, check=lambda: stop_if_asked(what)):
-        compute_of(plan)  # gives this thread its number of torch threads
+        _ = opened.compute  # gives this thread its number of torch threads
         yield
-
-
-def written(write: Callable[[Path], None], suffix: str) -> bytes:
-    """What a library function writes to a file, as bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"content{suffix}"
-        write(path)
-        return path.read_bytes()

@@ -83,11 +83,11 @@ def _register_plans(folder: Path) -> None:
     from gearnn.layers import layers_of
     from gearnn.models import load_model, save_checkpoint
     from gearnn.plan import Plan
+    from gearnn.plan.opened import Opened
     from gearnn.registry import runs
     from gearnn.registry.description import BaseDescription
     from gearnn.registry.names import TAG_MADE_FROM
-    from gearnn.store.storage import Store
-    from tasks.adapting.base import prepare_base, problem_for
+    from tasks.adapting.base import prepare_base
     from tasks.adapting.data import digests_of
     from tasks.records import Data
     from tasks.registering.ingredients import ingredients_of
@@ -100,15 +100,16 @@ def _register_plans(folder: Path) -> None:
         path = _plan(folder, f"net-{number}", levels, checkpoint=str(folder / f"base-{number}.safetensors"))
         path = path.rename(folder / "plans" / path.name)
         plan = Plan.load(path)
-        data = Data(digests=digests_of(plan), num_frames={})
-        base = prepare_base.run(plan, data)
+        opened = Opened(plan)
+        data = Data(digests=digests_of(opened), num_frames={})
+        base = prepare_base.run(opened, data)
         experiment = runs.experiment_id(plan.registered_base)
         parent = runs.plan_run(experiment, "bench", {})
         version = registry.register_base(
             plan.registered_base,
-            Store(plan.store).get(base.weights),
+            opened.store.get(base.weights),
             base.fingerprint,
-            BaseDescription.of("drn_d_22_quarter", 9, {}, problem_for(plan)),
+            BaseDescription.of("drn_d_22_quarter", 9, {}, opened.problem),
             run_id=parent,
             num_values=base.num_values,
         )
@@ -116,7 +117,7 @@ def _register_plans(folder: Path) -> None:
             adaptor = Adaptor.extract(network, network, layers_of(network)[-1:], level)
             adaptor.save(folder / "adaptor.safetensors")
             run, _ = runs.level_run(experiment, parent, level, f"{number} {level}")
-            made_from = json.dumps(ingredients_of(plan, base, data, level))
+            made_from = json.dumps(ingredients_of(opened, base, data, level))
             made = registry.register_adaptor(
                 version, folder / "adaptor.safetensors", run_id=run, identity=f"{number} {level}",
                 tags={TAG_MADE_FROM: made_from}, card="",

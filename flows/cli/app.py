@@ -171,7 +171,7 @@ def _besides(findings: Any, archive: bool) -> str:
 
 
 def _print_next(plan: Any, adapted: Any, seconds: float) -> None:
-    from gearnn.plan.resolve import trusted_by
+    from gearnn.plan.opened import trusted_by
     from gearnn.registry import runs
 
     packages = sorted({module.partition(".")[0] for module in trusted_by(plan)})

@@ -64,12 +64,13 @@ def fill(plan: PlanFile) -> None:
     with running():
         from gearnn.levels import DistortionLevel
         from gearnn.plan import Plan
+        from gearnn.plan.opened import Opened
         from tasks.adapting.frames import fill_frames
 
         checked = Plan.load(plan)
         preflight_data(checked)
         with counting("distorting frames") as count:
-            filled = fill_frames(checked, [DistortionLevel(), *checked.distortion_levels], count)
+            filled = fill_frames(Opened(checked), [DistortionLevel(), *checked.distortion_levels], count)
         console.print(f"{filled.num_written:,} frames made, {_size(filled.num_bytes)}", highlight=False)
         if filled.failures:
             raise DataError("; ".join(f"level {level}: {reason}" for level, reason in filled.failures.items()))

@@ -101,7 +101,7 @@ def present(
 
         from gearnn.errors import PlanError
         from gearnn.plan import Plan
-        from gearnn.plan.resolve import open_role
+        from gearnn.plan.opened import Opened
         from gearnn.streams.presentation import write_presentation
 
         if frames < 1 or frame_rate <= 0:
@@ -110,7 +110,7 @@ def present(
         preflight_data(checked)
         with counting("encoding segments", unit="segments") as count:
             written = write_presentation(
-                open_role(checked, "test"),
+                Opened(checked).frames("test"),
                 _representations(checked, levels or []),
                 output,
                 segment_frames=frames,

@@ -73,14 +73,15 @@ def _configure() -> None:
 
 def preflight_data(plan: Any) -> None:
     """Find what is wrong with a plan's frames, levels and store."""
+    from gearnn.plan.opened import Opened
     from gearnn.plan.preflight import check_levels
-    from gearnn.store.storage import Store
     from tasks.adapting.data import check_data
 
-    Store(plan.store).check()
+    opened = Opened(plan)
+    opened.store.check()
     console.print(f"checking the frames of {plan.data.name} ...", highlight=False)
-    check_data.run(plan)
-    check_levels(plan)
+    check_data.run(opened)
+    check_levels(opened)
 
 
 def preflight(plan: Any) -> None:

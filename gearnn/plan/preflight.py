@@ -13,7 +13,7 @@ from torch import nn
 from gearnn.datasets import DistortedDataset, FrameDataset, Sample
 from gearnn.distortions import decode
 from gearnn.errors import BoundError, InputError, PlanError, StoreError
-from gearnn.layers import batchnorms, charged_once, layers_of, model_size
+from gearnn.layers import batchnorms, layers_of, model_size, room_for_layers
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute, own_copy
 from gearnn.machine.randomness import own_stream
@@ -21,9 +21,8 @@ from gearnn.machine.slots import cores
 from gearnn.models.reference import foreign_code
 from gearnn.objectives import check_classifies
 from gearnn.plan import Plan
-from gearnn.plan.resolve import ROLES, compute_of, open_base, open_role, problem_of
+from gearnn.plan.opened import ROLES, Opened
 from gearnn.problems.problem import Problem, restore_problem
-from gearnn.store.storage import Store
 
 _BYTES_A_VALUE = 4  # float32
 _STATES = {"sgd": 1, "adam": 2, "adamw": 2}
@@ -41,7 +40,7 @@ def check_device(plan: Plan, where: str = "") -> None:
         PlanError: it has not; names the machine.
     """
     try:
-        compute_of(plan)
+        _ = Opened(plan).compute
     except PlanError as error:
         if not plan.device.startswith("cuda"):
             raise
@@ -53,7 +52,7 @@ def check_device(plan: Plan, where: str = "") -> None:
         ) from error
 
 
-def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = ()) -> int:
+def check_disk(opened: Opened, base: nn.Module, done: Collection[DistortionLevel] = ()) -> int:
     """Make sure that what a plan makes fits on the disk of its store.
 
     Counted are the base, a full fine-tune and an adaptor for each level, the pristine control, and, for each
@@ -61,7 +60,7 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
     size is not known before they are made, and ``gearnn cache fill`` reports it.
 
     Args:
-        plan: the plan.
+        opened: the plan.
         base: its network.
         done: levels whose full fine-tune the store holds already.
 
@@ -71,14 +70,14 @@ def check_disk(plan: Plan, base: nn.Module, done: Collection[DistortionLevel] = 
     Raises:
         StoreError: they do not fit.
     """
-    network = model_size(base) * _BYTES_A_VALUE
+    plan, network = opened.plan, model_size(base) * _BYTES_A_VALUE
     missing = [level for level in plan.distortion_levels if level not in done]
     states = max(_STATES.get(how.optimizer.name, 2) for how in (plan.finetune, plan.partial) if how is not None)
     at_a_time = min(plan.workers or max(1, len(cores()) // plan.threads), max(1, len(missing)))
     under_way = 2 * (1 + states) * network * at_a_time
     adaptors = len(missing) * plan.bound.in_values(model_size(base)) * _BYTES_A_VALUE
     wanted = (2 + len(missing)) * network + adaptors + under_way
-    root = Store(plan.store).root
+    root = opened.store.root
     free = shutil.disk_usage(_existing(root)).free
     if free < wanted:
         raise StoreError(
@@ -94,7 +93,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def check_network(plan: Plan) -> None:
+def check_network(opened: Opened) -> None:
     """Take the base through all that its problem will ask of it, on a frame or two, so that a misfit stops a run.
 
     One frame of every size that the levels deliver is predicted and scored, and one batch is learnt from, with
@@ -103,8 +102,8 @@ def check_network(plan: Plan) -> None:
     Raises:
         PlanError: the network or the problem raises, or does not give what is needed.
     """
-    dataset, compute = open_role(plan, "train"), compute_of(plan)
-    problem, network = problem_of(plan, dataset), open_base(plan)
+    plan, dataset, compute = opened.plan, opened.frames("train"), opened.compute
+    problem, network = opened.problem, opened.base()
     if plan.distill:
         check_classifies(problem, "plan: partial.distill")
     first = _sample(dataset, 0)
@@ -175,7 +174,7 @@ def check_bound(plan: Plan, base: nn.Module) -> None:
     policy = plan.bound.batchnorm_statistics
     if not any(layer.num_weights for layer in layers_of(base)):
         raise PlanError(f"base {plan.base.network}: expected at least one learnable tensor, but all are fixed")
-    room = plan.bound.in_values(model_size(base)) - charged_once(base, policy)
+    room = room_for_layers(base, plan.bound.in_values(model_size(base)), policy)
     layers = [layer for layer in layers_of(base, plan.bound.granularity, policy) if layer.num_weights]
     smallest = min(layers, key=lambda layer: layer.num_values)
     if smallest.num_values > room:
@@ -185,30 +184,31 @@ def check_bound(plan: Plan, base: nn.Module) -> None:
         )
 
 
-def check_sizes(plan: Plan) -> None:
+def check_sizes(opened: Opened) -> None:
     """Make sure that frames can be stacked into batches.
 
     Raises:
         PlanError: a split has frames of several sizes, and batches of more than one frame, which the problem
             does not take.
     """
-    if problem_of(plan, open_role(plan, "train")).takes_mixed_sizes:
+    if opened.problem.takes_mixed_sizes:
         return
+    plan = opened.plan
     training = max(how.batch_size for how in (plan.finetune, plan.partial, plan.base.train) if how is not None)
     for role in ROLES:
-        dataset = open_role(plan, role)
+        dataset = opened.frames(role)
         sizes = sorted({dataset.size(index) for index in range(len(dataset))})
         largest = training if role == "train" else plan.finetune.batch_size
         if len(sizes) > 1 and largest > 1:
             smallest, widest = (f"{width}x{height}" for width, height in (sizes[0], sizes[-1]))
             raise PlanError(
                 f"plan: data.camera.size: expected frames of one size for batches of {largest}, but the split "
-                f"{getattr(plan.data.splits, role)} of {plan.data.name} has {len(sizes)} sizes from {smallest} to "
+                f"{opened.split(role)} of {plan.data.name} has {len(sizes)} sizes from {smallest} to "
                 f"{widest}; set data.camera.size, or batch_size: 1"
             )
 
 
-def check_levels(plan: Plan) -> None:
+def check_levels(opened: Opened) -> None:
     """Distort one frame of every size at every level, so that a codec that refuses stops a run before training.
 
     Raises:
@@ -217,12 +217,12 @@ def check_levels(plan: Plan) -> None:
     """
     sizes: set[tuple[int, int]] = set()
     for role in ROLES:
-        dataset = open_role(plan, role)
+        dataset = opened.frames(role)
         for index in range(len(dataset)):
             size = dataset.size(index)
             if size not in sizes:
                 sizes.add(size)
-                _check_frame(dataset, index, plan.distortion_levels)
+                _check_frame(dataset, index, opened.plan.distortion_levels)
 
 
 def _check_frame(dataset: FrameDataset, index: int, levels: Sequence[DistortionLevel]) -> None:

@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -176,6 +176,14 @@ def placed_whole(path: Path) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def content_of(write: Callable[[Path], None], suffix: str) -> bytes:
+    """What a library function writes to a file, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"content{suffix}"
+        write(path)
+        return path.read_bytes()
 
 
 def write_together(files: Sequence[tuple[Path, bytes]]) -> None:

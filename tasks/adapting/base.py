@@ -13,108 +13,79 @@ from gearnn.levels import DistortionLevel
 from gearnn.models import save_checkpoint
 from gearnn.models.frozen import freeze_batchnorms, thaw_batchnorms
 from gearnn.plan import Plan
-from gearnn.plan.resolve import (
-    build,
-    checkpoint_path,
-    compute_of,
-    network_identity,
-    num_classes_of,
-    numerics_of,
-    open_base,
-    open_role,
-    problem_of,
-    samples_of,
-)
+from gearnn.plan.opened import Opened
 from gearnn.plan.sections import ProblemSpec, TrainSpec
-from gearnn.problems.problem import Problem
 from gearnn.store.files import digest_of_file
 from gearnn.store.outputs import Outputs
-from gearnn.store.storage import Ref, Store
 from tasks.progress import logger_here, reporter
 from tasks.records import AdaptorFile, Base, Data, Network
-from tasks.step import device_of, keeper, step, written
+from tasks.step import device_of, keeper, step
 
 
-def _reads(plan: Plan, data: Data) -> dict[str, Any]:
-    network: dict[str, Any] = {"name": plan.base.network, "num_classes": num_classes_of(plan)}
-    network |= network_identity(plan)
+def _reads(opened: Opened, data: Data) -> dict[str, Any]:
+    plan, path = opened.plan, opened.checkpoint
+    network: dict[str, Any] = {"name": plan.base.network, "num_classes": opened.num_classes} | opened.identity
     if plan.base.checkpoint is not None:
-        path = checkpoint_path(plan)
         network["checkpoint"] = digest_of_file(path)[0] if path is not None and path.is_file() else None
     if plan.base.train is None:
         return network
     if plan.base.submodule is not None:
         network["submodule"] = plan.base.submodule
     if plan.problem != ProblemSpec():
-        network["problem"] = problem_for(plan).describe()
+        network["problem"] = opened.problem.describe()
     return network | {
         "train": _train(plan).facts(),
         "normalisation": [plan.base.mean, plan.base.std],
         "frames": data.digests["train"],
         "seed": plan.seed,
-        "numerics": numerics_of(plan),
+        "numerics": opened.numerics,
     }
 
 
 @step(version=2, reads=_reads, label="base", resumes=True)
-def prepare_base(plan: Plan, data: Data, scratch: Path) -> Base:
+def prepare_base(opened: Opened, data: Data, scratch: Path) -> Base:
     """Put the base into the store.
 
     Raises:
         CheckpointError: the checkpoint does not fit the network.
         DivergedError: training the base failed.
     """
-    base = open_base(plan, logger_here().info)
+    plan, base = opened.plan, opened.base(logger_here().info)
     losses: tuple[float, ...] = ()
     if plan.base.train is not None:
         moving = _train(plan).batchnorm == "moving"
         thawed = thaw_batchnorms(base) if moving else []
-        with device_of(plan, "training the base"):
-            known: Base | None = prepare_base.known(plan, data)
+        with device_of(opened, "training the base"):
+            known: Base | None = prepare_base.known(opened, data)
             if known is not None:  # another run has trained it while this one waited
                 return known
             trained = finetune(
                 base,
-                samples_of(plan, "train", DistortionLevel()),
-                problem_for(plan),
+                opened.samples("train", DistortionLevel()),
+                opened.problem,
                 _train(plan).recipe(seed=plan.seed, num_workers=plan.loader_workers),
                 batchnorm_statistics="all" if moving else "frozen",
-                compute=compute_of(plan),
+                compute=opened.compute,
                 checkpoint=scratch,
                 on_step=reporter("training the base"),
-                on_checkpoint=keeper(plan),
+                on_checkpoint=keeper(opened.store),
             )
         base, losses = trained.model, trained.epoch_losses
         freeze_batchnorms(base, thawed)
     return Base(
-        weights=store_network(Store(plan.store), base),
+        weights=opened.keep_network(base),
         fingerprint=fingerprint(base),
         num_values=model_size(base),
         epoch_losses=losses,
     )
 
 
-def fetch_network(plan: Plan, weights: Ref) -> nn.Module:
-    """A network of the plan's architecture with weights from the store."""
-    return build(plan, Store(plan.store).get(weights))
-
-
-def fetch_solution(plan: Plan, base: Base, trained: Network | AdaptorFile | None) -> nn.Module:
+def solution_of(opened: Opened, base: Base, trained: Network | AdaptorFile | None) -> nn.Module:
     """What a step trained, ready to run: a whole network, or the base with an adaptor, or the base alone."""
     if isinstance(trained, Network):
-        return fetch_network(plan, trained.weights)
-    network = fetch_network(plan, base.weights)
-    return network if trained is None else Adaptor.load(Store(plan.store).get(trained.file)).apply(network)
-
-
-def store_network(store: Store, model: nn.Module) -> Ref:
-    """Put the weights of a network into the store."""
-    return store.put(written(lambda path: save_checkpoint(path, model), ".safetensors"), ".safetensors")
-
-
-def problem_for(plan: Plan) -> Problem:
-    """The plan's problem."""
-    return problem_of(plan, open_role(plan, "train"))
+        return opened.network(trained.weights)
+    network = opened.network(base.weights)
+    return network if trained is None else Adaptor.load(opened.store.get(trained.file)).apply(network)
 
 
 def _train(plan: Plan) -> TrainSpec:
@@ -124,11 +95,12 @@ def _train(plan: Plan) -> TrainSpec:
 
 def export_base(plan: Plan, base: Base, path: Path) -> None:
     """Write a base as a checkpoint that a plan can name, with its normalisation in the header."""
-    facts = problem_for(plan).describe()
+    opened = Opened(plan)
+    facts = opened.problem.describe()
     header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
     header |= {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
     with output_of(plan, path).fresh(path.name) as written:
-        save_checkpoint(written, fetch_network(plan, base.weights), header)
+        save_checkpoint(written, opened.network(base.weights), header)
 
 
 def output_of(plan: Plan, path: Path) -> Outputs:

@@ -12,11 +12,9 @@ from gearnn.layers import Layer, layers_of, named
 from gearnn.levels import DistortionLevel
 from gearnn.objectives import distilled_loss
 from gearnn.plan import Plan
-from gearnn.plan.resolve import calibration_of, compute_of, network_identity, numerics_of, samples_of
+from gearnn.plan.opened import Opened
 from gearnn.plan.sections import FinetuneSpec
 from gearnn.recipe import Recipe
-from gearnn.store.storage import Store
-from tasks.adapting.base import fetch_network, problem_for, store_network
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
 from tasks.step import keeper, step
@@ -26,32 +24,32 @@ def _without_teacher(how: FinetuneSpec) -> dict[str, Any]:
     return {name: value for name, value in how.facts().items() if name != "distill"}
 
 
-def _common(plan: Plan, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
+def _common(opened: Opened, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
     return {
         "base": base.fingerprint,
         "frames": data.digests["train"],
         "level": level,
-        "problem": problem_for(plan).describe(),
+        "problem": opened.problem.describe(),
         "finetune": _without_teacher(how),
-        "batchnorm_statistics": plan.bound.batchnorm_statistics,
-        "seed": plan.seed,
-        "numerics": numerics_of(plan),
-        **network_identity(plan),
+        "batchnorm_statistics": opened.plan.bound.batchnorm_statistics,
+        "seed": opened.plan.seed,
+        "numerics": opened.numerics,
+        **opened.identity,
     }
 
 
-def _reads_full(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any]:
-    return _common(plan, base, data, level, plan.finetune)
+def _reads_full(opened: Opened, base: Base, data: Data, level: str) -> dict[str, Any]:
+    return _common(opened, base, data, level, opened.plan.finetune)
 
 
 @step(version=2, reads=_reads_full, label="full fine-tune {level}", computes=True, resumes=True)
-def full_finetune(plan: Plan, base: Base, data: Data, level: str, scratch: Path) -> Network:
+def full_finetune(opened: Opened, base: Base, data: Data, level: str, scratch: Path) -> Network:
     """D*_q = f_q(D); at level ``pristine`` the control that plain extra training would give."""
     started = time.monotonic()
-    tuned = _finetune(plan, base, level, plan.full_recipe, None, scratch, f"full fine-tune {level}")
+    tuned = _finetune(opened, base, level, opened.plan.full_recipe, None, scratch, f"full fine-tune {level}")
     return Network(
         level=level,
-        weights=store_network(Store(plan.store), tuned.model),
+        weights=opened.keep_network(tuned.model),
         epoch_losses=tuned.epoch_losses,
         seconds=time.monotonic() - started,
     )
@@ -69,9 +67,10 @@ def _taught(plan: Plan, teacher: Network | None) -> dict[str, Any]:
 
 
 def _reads_partial(
-    plan: Plan, base: Base, data: Data, level: str, selection: Selection, teacher: Network | None = None
+    opened: Opened, base: Base, data: Data, level: str, selection: Selection, teacher: Network | None = None
 ) -> dict[str, Any]:
-    return _common(plan, base, data, level, plan.partial or plan.finetune) | {
+    plan = opened.plan
+    return _common(opened, base, data, level, plan.partial or plan.finetune) | {
         "layers": selection.layers,
         "bound": selection.bound,
         "granularity": plan.bound.granularity,
@@ -82,7 +81,7 @@ def _reads_partial(
 
 @step(version=2, reads=_reads_partial, label="partial fine-tune {level}", computes=True, resumes=True)
 def partial_finetune(
-    plan: Plan,
+    opened: Opened,
     base: Base,
     data: Data,
     level: str,
@@ -94,7 +93,7 @@ def partial_finetune(
     """A*_q = f_q(A_q): only the chosen layers move.
 
     Args:
-        plan: the plan.
+        opened: the plan.
         base: D.
         data: the checked frames.
         level: q.
@@ -103,12 +102,11 @@ def partial_finetune(
         scratch: file for the last epoch.
     """
     started = time.monotonic()
-    network = fetch_network(plan, base.weights)
+    plan, network = opened.plan, opened.network(base.weights)
     policy = plan.bound.batchnorm_statistics
     layers = named(layers_of(network, plan.bound.granularity, policy), selection.layers)
-    tuned = _finetune(
-        plan, base, level, plan.partial_recipe, layers, scratch, f"partial fine-tune {level}", _objective(plan, teacher)
-    )
+    what, loss = f"partial fine-tune {level}", _objective(opened, teacher)
+    tuned = _finetune(opened, base, level, plan.partial_recipe, layers, scratch, what, loss)
     adaptor = Adaptor.extract(
         network,
         tuned.model,
@@ -118,25 +116,25 @@ def partial_finetune(
         batchnorm_statistics=policy,
         notes={"data": data.digests["train"]},
     )
-    adaptor = replace(adaptor, calibration=calibration_of(plan, DistortionLevel.parse(level)))
+    adaptor = replace(adaptor, calibration=opened.calibration(DistortionLevel.parse(level)))
     return AdaptorFile(
         level=level,
-        file=Store(plan.store).put(adaptor.to_bytes(), ".safetensors"),
+        file=opened.store.put(adaptor.to_bytes(), ".safetensors"),
         num_values=adaptor.num_values,
         epoch_losses=tuned.epoch_losses,
         seconds=time.monotonic() - started,
     )
 
 
-def _objective(plan: Plan, teacher: Network | None) -> Loss | None:
-    if teacher is None or not plan.distill:
+def _objective(opened: Opened, teacher: Network | None) -> Loss | None:
+    share = opened.plan.distill
+    if teacher is None or not share:
         return None
-    network = fetch_network(plan, teacher.weights)
-    return distilled_loss(problem_for(plan), network, share=plan.distill, compute=compute_of(plan))
+    return distilled_loss(opened.problem, opened.network(teacher.weights), share=share, compute=opened.compute)
 
 
 def _finetune(
-    plan: Plan,
+    opened: Opened,
     base: Base,
     level: str,
     recipe: Recipe,
@@ -146,15 +144,15 @@ def _finetune(
     loss: Loss | None = None,
 ) -> FineTuned:
     return finetune(
-        fetch_network(plan, base.weights),
-        samples_of(plan, "train", DistortionLevel.parse(level)),
-        problem_for(plan),
+        opened.network(base.weights),
+        opened.samples("train", DistortionLevel.parse(level)),
+        opened.problem,
         recipe,
         layers=layers,
-        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        batchnorm_statistics=opened.plan.bound.batchnorm_statistics,
         loss=loss,
-        compute=compute_of(plan),
+        compute=opened.compute,
         checkpoint=scratch,
         on_step=reporter(what),
-        on_checkpoint=keeper(plan),
+        on_checkpoint=keeper(opened.store),
     )

@@ -7,8 +7,7 @@ from prefect import get_run_logger, task
 from gearnn.datasets.cache import Filled, Job, fill_cache
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from gearnn.plan.resolve import ROLES, open_role
-from gearnn.store.storage import Store
+from gearnn.plan.opened import Opened
 from tasks.adapting.finetune import full_finetune
 from tasks.progress import counter, step_done
 from tasks.records import Base, Data, Frames
@@ -25,16 +24,16 @@ def distort_frames(plan: Plan, base: Base, data: Data) -> Frames:
         StoreError: the disk is full; what was finished stays.
     """
     levels = [DistortionLevel(), *plan.distortion_levels]
-    wanted = [level for level in levels if full_finetune.known(plan, base, data, str(level)) is None]
-    filled = fill_frames(plan, wanted, counter("distort frames")) if wanted else Filled()
+    opened = Opened(plan)
+    wanted = [level for level in levels if full_finetune.known(opened, base, data, str(level)) is None]
+    filled = fill_frames(opened, wanted, counter("distort frames")) if wanted else Filled()
     for level, reason in filled.failures.items():
         get_run_logger().warning("level %s: %s", level, reason)
     step_done("distort frames")
     return Frames(num_written=filled.num_written, num_bytes=filled.num_bytes)
 
 
-def fill_frames(plan: Plan, levels: Sequence[DistortionLevel], on_done: Callable[[int, int], None]) -> Filled:
+def fill_frames(opened: Opened, levels: Sequence[DistortionLevel], on_done: Callable[[int, int], None]) -> Filled:
     """Make the frames of all splits at some levels; see :func:`gearnn.datasets.cache.fill_cache`."""
-    splits = {getattr(plan.data.splits, role): open_role(plan, role) for role in ROLES}
-    jobs = [Job(dataset=dataset, levels=tuple(levels)) for dataset in splits.values()]
-    return fill_cache(jobs, Store(plan.store).frames, on_done=on_done)
+    jobs = [Job(dataset=dataset, levels=tuple(levels)) for dataset in opened.splits().values()]
+    return fill_cache(jobs, opened.store.frames, on_done=on_done)

@@ -10,10 +10,9 @@ from torch import nn
 from gearnn.errors import StoreError
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_bound, check_device, check_disk, check_levels, check_network, check_sizes
-from gearnn.plan.resolve import compute_of, open_base
 from gearnn.registry.servers import check_mlflow, check_writable
-from gearnn.store.storage import Store
 from tasks.adapting.base import prepare_base
 from tasks.adapting.data import check_data
 from tasks.adapting.finetune import full_finetune
@@ -50,16 +49,17 @@ def check_plan(plan: Plan, *, with_frames: bool = True, say: Callable[[str], Non
     check_surroundings(plan)
     if plan.model_dump_json() in _passed:
         return
-    base = open_base(plan, say)
+    opened = Opened(plan)
+    base = opened.base(say)
     check_bound(plan, base)
-    check_sizes(plan)
+    check_sizes(opened)
     if with_frames:
         say(f"checking the frames of {plan.data.name} ...")
-        check_data.run(plan)
-    check_levels(plan)
-    check_space(plan, base)
-    ours = where_it_computes(plan)
-    on_gpu = compute_of(ours).device.type == "cuda"  # which others may be using to their limits
+        check_data.run(Opened(plan))  # which looks at copies of remote frames anew
+    check_levels(opened)
+    check_space(opened, base)
+    ours = Opened(where_it_computes(plan))
+    on_gpu = ours.compute.device.type == "cuda"  # which others may be using to their limits
     with device_of(ours, "preflight") if on_gpu else nullcontext():
         check_network(ours)
     _passed.add(plan.model_dump_json())
@@ -75,10 +75,10 @@ def check_surroundings(plan: Plan) -> None:
     check_prefect()
     check_mlflow()
     check_writable(plan.registered_base)
-    Store(plan.store).check()
+    Opened(plan).store.check()
 
 
-def check_space(plan: Plan, base: nn.Module) -> int:
+def check_space(opened: Opened, base: nn.Module) -> int:
     """Compare what a plan needs with what the disk has; what is in the store is looked up only where it matters.
 
     Returns:
@@ -88,18 +88,19 @@ def check_space(plan: Plan, base: nn.Module) -> int:
         StoreError: the rest of the plan does not fit.
     """
     try:
-        return check_disk(plan, base)
+        return check_disk(opened, base)
     except StoreError:
-        return check_disk(plan, base, _done(plan))
+        return check_disk(opened, base, _done(opened))
 
 
-def _done(plan: Plan) -> list[DistortionLevel]:
+def _done(opened: Opened) -> list[DistortionLevel]:
     """Levels whose full fine-tune is in the store."""
-    data = check_data.known(plan)
-    base = None if data is None else prepare_base.known(plan, data)
+    data = check_data.known(opened)
+    base = None if data is None else prepare_base.known(opened, data)
     if base is None:
         return []
-    return [level for level in plan.distortion_levels if full_finetune.known(plan, base, data, str(level)) is not None]
+    levels = opened.plan.distortion_levels
+    return [level for level in levels if full_finetune.known(opened, base, data, str(level)) is not None]
 
 
 def where_it_computes(plan: Plan) -> Plan:

@@ -2,34 +2,35 @@
 
 from typing import Any
 
-from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.sensitivity import share_of_sensitive_layers, weight_change, write_table
-from gearnn.store.storage import Store
-from tasks.adapting.base import fetch_network
+from gearnn.store.files import content_of
 from tasks.records import Base, Network, Table
-from tasks.step import step, written
+from tasks.step import step
 
 
-def _reads(plan: Plan, base: Base, full: Network, pristine: Network) -> dict[str, Any]:
+def _reads(opened: Opened, base: Base, full: Network, pristine: Network) -> dict[str, Any]:
+    bound = opened.plan.bound
     return {
         "base": base.weights.sha256,
         "full": full.weights.sha256,
         "pristine": pristine.weights.sha256,
         "level": full.level,
-        "granularity": plan.bound.granularity,
-        "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "granularity": bound.granularity,
+        "batchnorm_statistics": bound.batchnorm_statistics,
     }
 
 
 @step(version=1, reads=_reads, label="sensitivity {full.level}")
-def measure_sensitivity(plan: Plan, base: Base, full: Network, pristine: Network) -> Table:
+def measure_sensitivity(opened: Opened, base: Base, full: Network, pristine: Network) -> Table:
     """Eq. 1 for every layer, beside the change that the same fine-tune makes on pristine frames."""
+    bound = opened.plan.bound
     table = weight_change(
-        fetch_network(plan, base.weights),
-        fetch_network(plan, full.weights),
-        pristine=fetch_network(plan, pristine.weights),
-        granularity=plan.bound.granularity,
-        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        opened.network(base.weights),
+        opened.network(full.weights),
+        pristine=opened.network(pristine.weights),
+        granularity=bound.granularity,
+        batchnorm_statistics=bound.batchnorm_statistics,
     )
     about = {
         "level": full.level,
@@ -37,11 +38,11 @@ def measure_sensitivity(plan: Plan, base: Base, full: Network, pristine: Network
         "base_sha256": base.weights.sha256,
         "finetuned_sha256": full.weights.sha256,
         "pristine_sha256": pristine.weights.sha256,
-        "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "batchnorm_statistics": bound.batchnorm_statistics,
     }
-    content = written(lambda path: write_table(path, table, about), ".parquet")
+    content = content_of(lambda path: write_table(path, table, about), ".parquet")
     return Table(
         level=full.level,
-        parquet=Store(plan.store).put(content, ".parquet"),
+        parquet=opened.store.put(content, ".parquet"),
         share_sensitive=share_of_sensitive_layers(table, base.num_values),
     )

@@ -12,14 +12,13 @@ from gearnn.datasets.mixture import Mixture
 from gearnn.evaluation.baselines import batchnorm_layers, last_layers, reestimated
 from gearnn.finetune import Loss, finetune
 from gearnn.finetune_batches import Samples
-from gearnn.layers import charged_once, layers_of, statistics_of
+from gearnn.layers import layers_of, room_for_layers, statistics_of
 from gearnn.levels import PRISTINE, DistortionLevel
 from gearnn.objectives import stability_loss
 from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of, network_identity, numerics_of, samples_of
+from gearnn.plan.opened import Opened
 from gearnn.recipe import Recipe
-from gearnn.store.storage import Store
-from tasks.adapting.base import fetch_network, problem_for, store_network
+from tasks.adapting.knapsack import selection_of
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
 from tasks.step import step
@@ -28,44 +27,48 @@ MIXED = "mixed"
 """Where records name the level of training frames: that they are of several."""
 
 
-def _common(plan: Plan, base: Base, data: Data) -> dict[str, Any]:
+def _common(opened: Opened, base: Base, data: Data) -> dict[str, Any]:
+    plan = opened.plan
     return {
         "base": base.fingerprint,
         "frames": data.digests["train"],
-        "problem": problem_for(plan).describe(),
+        "problem": opened.problem.describe(),
         "finetune": plan.finetune.facts(),
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
         "seed": plan.seed,
-        "numerics": numerics_of(plan),
-        **network_identity(plan),
+        "numerics": opened.numerics,
+        **opened.identity,
     }
 
 
-def _reads_mixed(plan: Plan, base: Base, data: Data, levels: Sequence[str], rounds: int) -> dict[str, Any]:
-    return _common(plan, base, data) | {"levels": list(levels), "rounds": rounds}
+def _reads_mixed(opened: Opened, base: Base, data: Data, levels: Sequence[str], rounds: int) -> dict[str, Any]:
+    return _common(opened, base, data) | {"levels": list(levels), "rounds": rounds}
 
 
 @step(version=2, reads=_reads_mixed, label="mixed training, {rounds} times the steps", computes=True, resumes=True)
-def mixed_training(plan: Plan, base: Base, data: Data, levels: Sequence[str], rounds: int, *, scratch: Path) -> Network:
+def mixed_training(
+    opened: Opened, base: Base, data: Data, levels: Sequence[str], rounds: int, *, scratch: Path
+) -> Network:
     """One network for all levels: the base fine-tuned on frames whose level is drawn anew every time.
 
     Args:
-        plan: the plan.
+        opened: the plan.
         base: D.
         data: the checked frames.
         levels: to draw from, uniformly.
         rounds: how many times the steps of one full fine-tune.
         scratch: file for the last epoch.
     """
-    members = [samples_of(plan, "train", DistortionLevel.parse(level)) for level in levels]
-    samples = Mixture(members, mixed_sizes=problem_for(plan).takes_mixed_sizes)
+    plan = opened.plan
+    members = [opened.samples("train", DistortionLevel.parse(level)) for level in levels]
+    samples = Mixture(members, mixed_sizes=opened.problem.takes_mixed_sizes)
     how = plan.finetune.model_copy(update={"epochs": plan.finetune.epochs * rounds})
     recipe = how.recipe(seed=plan.seed, num_workers=plan.loader_workers)
-    return _one_network(plan, base, MIXED, samples, recipe, None, scratch, f"mixed training x{rounds}")
+    return _one_network(opened, base, MIXED, samples, recipe, None, scratch, f"mixed training x{rounds}")
 
 
-def _reads_stability(plan: Plan, base: Base, data: Data, alpha: float, sigma: float) -> dict[str, Any]:
-    return _common(plan, base, data) | {"alpha": alpha, "sigma": sigma}
+def _reads_stability(opened: Opened, base: Base, data: Data, alpha: float, sigma: float) -> dict[str, Any]:
+    return _common(opened, base, data) | {"alpha": alpha, "sigma": sigma}
 
 
 @step(
@@ -75,16 +78,16 @@ def _reads_stability(plan: Plan, base: Base, data: Data, alpha: float, sigma: fl
     computes=True,
     resumes=True,
 )
-def stability_training(plan: Plan, base: Base, data: Data, alpha: float, sigma: float, *, scratch: Path) -> Network:
+def stability_training(opened: Opened, base: Base, data: Data, alpha: float, sigma: float, *, scratch: Path) -> Network:
     """One network that has learnt, on undistorted frames, to give the same answer with noise as without."""
-    samples = samples_of(plan, "train", DistortionLevel())
-    loss = stability_loss(problem_for(plan), alpha=alpha, sigma=sigma)
+    samples = opened.samples("train", DistortionLevel())
+    loss = stability_loss(opened.problem, alpha=alpha, sigma=sigma)
     what = f"stability training {alpha:g}, {sigma:g}"
-    return _one_network(plan, base, PRISTINE, samples, plan.full_recipe, loss, scratch, what)
+    return _one_network(opened, base, PRISTINE, samples, opened.plan.full_recipe, loss, scratch, what)
 
 
 def _one_network(
-    plan: Plan,
+    opened: Opened,
     base: Base,
     level: str,
     samples: Samples,
@@ -95,53 +98,53 @@ def _one_network(
 ) -> Network:
     started = time.monotonic()
     tuned = finetune(
-        fetch_network(plan, base.weights),
+        opened.network(base.weights),
         samples,
-        problem_for(plan),
+        opened.problem,
         recipe,
-        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        batchnorm_statistics=opened.plan.bound.batchnorm_statistics,
         loss=loss,
-        compute=compute_of(plan),
+        compute=opened.compute,
         checkpoint=scratch,
         on_step=reporter(what),
     )
     return Network(
         level=level,
-        weights=store_network(Store(plan.store), tuned.model),
+        weights=opened.keep_network(tuned.model),
         epoch_losses=tuned.epoch_losses,
         seconds=time.monotonic() - started,
     )
 
 
-def _reads_reestimated(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any]:
+def _reads_reestimated(opened: Opened, base: Base, data: Data, level: str) -> dict[str, Any]:
     return {
         "base": base.fingerprint,
         "frames": data.digests["train"],
         "level": level,
-        "problem": problem_for(plan).describe(),
-        "batch_size": plan.finetune.batch_size,
-        "numerics": numerics_of(plan),
-        **network_identity(plan),
+        "problem": opened.problem.describe(),
+        "batch_size": opened.plan.finetune.batch_size,
+        "numerics": opened.numerics,
+        **opened.identity,
     }
 
 
 @step(version=1, reads=_reads_reestimated, label="BatchNorm statistics of {level}", computes=True)
-def reestimate_statistics(plan: Plan, base: Base, data: Data, level: str) -> AdaptorFile:
+def reestimate_statistics(opened: Opened, base: Base, data: Data, level: str) -> AdaptorFile:
     """The running statistics that the base has on training frames of a level, as an adaptor of nothing else."""
     started = time.monotonic()
-    network = fetch_network(plan, base.weights)
+    plan, network = opened.plan, opened.network(base.weights)
     found = reestimated(
         network,
-        samples_of(plan, "train", DistortionLevel.parse(level)),
-        problem_for(plan),
+        opened.samples("train", DistortionLevel.parse(level)),
+        opened.problem,
         batch_size=plan.finetune.batch_size,
-        compute=compute_of(plan),
+        compute=opened.compute,
         num_workers=plan.loader_workers,
     )
     adaptor = Adaptor.extract(network, found, [], level, batchnorm_statistics="all")
     return AdaptorFile(
         level=level,
-        file=Store(plan.store).put(adaptor.to_bytes(), ".safetensors"),
+        file=opened.store.put(adaptor.to_bytes(), ".safetensors"),
         num_values=sum(tensor.numel() for tensor in statistics_of(network).values()),
         epoch_losses=(),
         seconds=time.monotonic() - started,
@@ -151,17 +154,15 @@ def reestimate_statistics(plan: Plan, base: Base, data: Data, level: str) -> Ada
 @task(name="choose BatchNorm layers")
 def select_batchnorms(plan: Plan, base: Base, level: str) -> Selection:
     """Every BatchNorm layer, whatever the bound."""
-    network, policy = fetch_network(plan, base.weights), plan.bound.batchnorm_statistics
+    network, policy = Opened(plan).network(base.weights), plan.bound.batchnorm_statistics
     chosen = batchnorm_layers(layers_of(network, "layer", policy))
-    size = sum(layer.num_values for layer in chosen) + charged_once(network, policy)
-    return Selection(level=level, layers=tuple(layer.name for layer in chosen), num_values=size, bound=size)
+    return selection_of(level, chosen, network, policy)
 
 
 @task(name="choose last layers")
 def select_last(plan: Plan, base: Base, level: str) -> Selection:
     """The layers nearest to the output, up to the plan's bound."""
-    network, policy = fetch_network(plan, base.weights), plan.bound.batchnorm_statistics
-    bound, reserved = plan.bound.in_values(base.num_values), charged_once(network, policy)
-    chosen = last_layers(layers_of(network, "layer", policy), bound - reserved)
-    size = sum(layer.num_values for layer in chosen) + reserved
-    return Selection(level=level, layers=tuple(layer.name for layer in chosen), num_values=size, bound=bound)
+    network, policy = Opened(plan).network(base.weights), plan.bound.batchnorm_statistics
+    bound = plan.bound.in_values(base.num_values)
+    chosen = last_layers(layers_of(network, "layer", policy), room_for_layers(network, bound, policy))
+    return selection_of(level, chosen, network, policy, bound)

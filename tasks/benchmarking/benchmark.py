@@ -16,10 +16,11 @@ from gearnn.evaluation.results import OK, write_results
 from gearnn.evaluation.solutions import NOT_POSSIBLE, PROMOTE, TEST
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.registry import runs
 from gearnn.sensitivity import read_table
 from gearnn.store.files import home
-from gearnn.store.storage import Store, digest_of
+from gearnn.store.storage import digest_of
 from tasks.benchmarking.baselines import MIXED
 from tasks.benchmarking.examples import draw_examples
 from tasks.benchmarking.figures import Findings, draw
@@ -59,7 +60,7 @@ def write_benchmark(
     folder.mkdir(parents=True, exist_ok=True)
     about = {"base_fingerprint": base.fingerprint, "plan": plan.model_dump_json()}
     table = write_results(folder / "results.parquet", _rows(measured, base, {}), about)  # first of all, what is sure
-    gaps = dict(gaps)
+    gaps, opened = dict(gaps), Opened(plan)
     with _benchmark_run(plan) as (run_id, log_solutions):
         table = write_results(folder / "results.parquet", _rows(measured, base, log_solutions(measured)), about)
         findings = Findings(
@@ -67,11 +68,11 @@ def write_benchmark(
             base=base,
             data=data,
             table=table,
-            sensitivities={t.level: read_table(Store(plan.store).get(t.parquet))[0] for t in tables},
-            responses={_title(m): np.load(Store(plan.store).get(m.file)) for m in maps if m.block},
-            whole_responses={_title(m): np.load(Store(plan.store).get(m.file)) for m in maps if not m.block},
-            memory=_attempt("memory", gaps, list, lambda: measure_memory(plan, base, measured)),
-            examples=_attempt("examples", gaps, list, lambda: draw_examples(plan, base, measured)),
+            sensitivities={t.level: read_table(opened.store.get(t.parquet))[0] for t in tables},
+            responses={_title(m): np.load(opened.store.get(m.file)) for m in maps if m.block},
+            whole_responses={_title(m): np.load(opened.store.get(m.file)) for m in maps if not m.block},
+            memory=_attempt("memory", gaps, list, lambda: measure_memory(opened, base, measured)),
+            examples=_attempt("examples", gaps, list, lambda: draw_examples(opened, base, measured)),
             run_id=run_id,
             failures=(*_failures(measured), *(f"{what}: {gap.reason}" for what, gap in gaps.items())),
         )

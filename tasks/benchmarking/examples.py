@@ -9,44 +9,42 @@ from torch import nn
 from gearnn.datasets import Sample
 from gearnn.evaluation import solutions
 from gearnn.evaluation.frequency import evenly_spread
-from gearnn.levels import DistortionLevel
-from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of, samples_of
+from gearnn.plan.opened import Opened
 from gearnn.problems.problem import Drawable
-from tasks.adapting.base import fetch_solution, problem_for
+from tasks.adapting.base import solution_of
 from tasks.records import Base, Entrant, Measured
 
 Pictures = dict[str, dict[str, np.ndarray]]
 _MOST_LEVELS = 4
 
 
-def draw_examples(plan: Plan, base: Base, measured: Sequence[Measured]) -> list[Pictures]:
+def draw_examples(opened: Opened, base: Base, measured: Sequence[Measured]) -> list[Pictures]:
     """One dictionary a frame: level -> title -> picture; of some levels, evenly spread over the plan's.
 
     None where the problem cannot be drawn, such as classes of whole frames.
     """
-    problem = problem_for(plan)
-    number = len(samples_of(plan, "test", DistortionLevel()))
+    plan, problem = opened.plan, opened.problem
+    number = len(opened.frames("test"))
     indices = evenly_spread(number, plan.benchmark.examples) if plan.benchmark.examples else []
     if not isinstance(problem, Drawable) or not indices:
         return []
     drawn: list[Pictures] = [{} for _ in indices]
     levels = plan.distortion_levels
     for level in (levels[i] for i in evenly_spread(len(levels), _MOST_LEVELS)):
-        samples, networks = samples_of(plan, "test", level), _networks(plan, base, measured, str(level))
+        samples, networks = opened.samples("test", level), _networks(opened, base, measured, str(level))
         for rows, index in zip(drawn, indices, strict=True):
-            rows[str(level)] = _pictures(plan, problem, samples[index], networks)
+            rows[str(level)] = _pictures(opened, problem, samples[index], networks)
     return drawn
 
 
-def _networks(plan: Plan, base: Base, measured: Sequence[Measured], level: str) -> dict[str, nn.Module]:
+def _networks(opened: Opened, base: Base, measured: Sequence[Measured], level: str) -> dict[str, nn.Module]:
     """The networks of a level by the solution's name."""
-    networks = {solutions.ORIGINAL: fetch_solution(plan, base, None)}
+    networks = {solutions.ORIGINAL: solution_of(opened, base, None)}
     for name in (solutions.GEARNN, solutions.SWITCHING):
         entrants = (one.entrant for one in measured)
         own = next((e for e in entrants if _is(e, name, level)), None)
         if own is not None:
-            networks[name] = fetch_solution(plan, base, own.adaptor or own.network)
+            networks[name] = solution_of(opened, base, own.adaptor or own.network)
     return networks
 
 
@@ -56,9 +54,9 @@ def _is(entrant: Entrant, name: str, level: str) -> bool:
 
 @torch.inference_mode()
 def _pictures(
-    plan: Plan, problem: Drawable, sample: Sample, networks: Mapping[str, nn.Module]
+    opened: Opened, problem: Drawable, sample: Sample, networks: Mapping[str, nn.Module]
 ) -> dict[str, np.ndarray]:
-    compute = compute_of(plan)
+    compute = opened.compute
     batch = problem.to(problem.collate([sample]), compute)
     frame = np.asarray(sample.image)
     pictures = {"frame": frame, "truth": problem.draw(frame, problem.truths(batch)[0])}

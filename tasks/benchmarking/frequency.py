@@ -8,9 +8,8 @@ import numpy as np
 from gearnn.evaluation.frequency import frequency_response
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of, network_identity, numerics_of, samples_of
-from gearnn.store.storage import Store
-from tasks.adapting.base import fetch_solution, problem_for
+from gearnn.plan.opened import Opened
+from tasks.adapting.base import solution_of
 from tasks.progress import counter
 from tasks.records import AdaptorFile, Base, Data, FrequencyMap, Network
 from tasks.step import step
@@ -22,19 +21,19 @@ def _frames(plan: Plan) -> int:
 
 
 def _reads(
-    plan: Plan, base: Base, data: Data, solution: str, level: str, trained: Network | AdaptorFile | None, block: int
+    opened: Opened, base: Base, data: Data, solution: str, level: str, trained: Network | AdaptorFile | None, block: int
 ) -> dict[str, Any]:
     return {
         "base": base.weights.sha256,
         "trained": _digest(trained),
         "frames": data.digests["test"],
-        "num_frames": _frames(plan),
-        "problem": problem_for(plan).describe(),
+        "num_frames": _frames(opened.plan),
+        "problem": opened.problem.describe(),
         "solution": solution,
         "level": level,
         "block": block,
-        "numerics": numerics_of(plan),
-        **network_identity(plan),
+        "numerics": opened.numerics,
+        **opened.identity,
     }
 
 
@@ -46,12 +45,12 @@ def _digest(trained: Network | AdaptorFile | None) -> str | None:
 
 @step(version=2, reads=_reads, label="frequency response of {solution} {level}", computes=True)
 def measure_frequency(
-    plan: Plan, base: Base, data: Data, solution: str, level: str, trained: Network | AdaptorFile | None, block: int
+    opened: Opened, base: Base, data: Data, solution: str, level: str, trained: Network | AdaptorFile | None, block: int
 ) -> FrequencyMap:
     """The frequency response of a solution on undistorted frames of the test split.
 
     Args:
-        plan: the plan.
+        opened: the plan.
         base: the base.
         data: the checked frames.
         solution: what it is, for the record.
@@ -60,12 +59,12 @@ def measure_frequency(
         block: side of the blocks in pixels; 0 takes whole frames.
     """
     response = frequency_response(
-        fetch_solution(plan, base, trained),
-        samples_of(plan, "test", DistortionLevel()),
-        problem_for(plan),
+        solution_of(opened, base, trained),
+        opened.samples("test", DistortionLevel()),
+        opened.problem,
         block=block or None,
-        num_frames=_frames(plan),
-        compute=compute_of(plan),
+        num_frames=_frames(opened.plan),
+        compute=opened.compute,
         on_frame=counter(f"frequency response {solution} {level}"),
     )
     content = io.BytesIO()
@@ -74,6 +73,6 @@ def measure_frequency(
         solution=solution,
         level=level,
         block=block,
-        num_frames=_frames(plan),
-        file=Store(plan.store).put(content.getvalue(), ".npy"),
+        num_frames=_frames(opened.plan),
+        file=opened.store.put(content.getvalue(), ".npy"),
     )

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from gearnn.adaptor import Adaptor
 from gearnn.evaluation import solutions
 from gearnn.evaluation.memory import Memory, memory_table, resident_bytes
-from gearnn.plan import Plan
-from gearnn.store.storage import Store
-from tasks.adapting.base import fetch_network
+from gearnn.plan.opened import Opened
 from tasks.records import AdaptorFile, Base, Entrant, Measured, Network
 
 
-def measure_memory(plan: Plan, base: Base, measured: Sequence[Measured]) -> list[Memory]:
+def measure_memory(opened: Opened, base: Base, measured: Sequence[Measured]) -> list[Memory]:
     """One row a solution that was trained for every level; of the first seed, and of one setting of each."""
+    plan, network = opened.plan, opened.network(base.weights)
     levels = [str(level) for level in plan.distortion_levels]
-    network = fetch_network(plan, base.weights)
     loaded = resident_bytes([network])
     kept: dict[str, tuple[int, int, int]] = {}
     for solution in solutions.BENCHMARKED:
@@ -26,7 +24,7 @@ def measure_memory(plan: Plan, base: Base, measured: Sequence[Measured]) -> list
             kept[solution] = (
                 base.num_values + sum(file.num_values for file in files),
                 base.weights.size + sum(file.file.size for file in files),
-                _resident(plan, base, files),
+                _resident(opened, base, files),
             )
         elif solution == solutions.SWITCHING and len(networks) >= len(levels):
             number = len(levels) + 1
@@ -50,8 +48,8 @@ def _of_levels(networks: Sequence[Network], levels: Sequence[str]) -> list[Netwo
     return [by_level[level] for level in levels]
 
 
-def _resident(plan: Plan, base: Base, files: Sequence[AdaptorFile]) -> int:
+def _resident(opened: Opened, base: Base, files: Sequence[AdaptorFile]) -> int:
     """Bytes of one base and all adaptors as a gearbox holds them."""
-    network = fetch_network(plan, base.weights)
-    adaptors = [Adaptor.load(Store(plan.store).get(file.file)) for file in files]
+    network = opened.network(base.weights)
+    adaptors = [Adaptor.load(opened.store.get(file.file)) for file in files]
     return resident_bytes([network, *(adaptor.apply(network, base.fingerprint) for adaptor in adaptors)])

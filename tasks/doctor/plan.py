@@ -10,11 +10,10 @@ from pathlib import Path
 
 from gearnn.errors import PlanError, StoreError
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_device
-from gearnn.plan.resolve import ROLES, compute_of, open_base, open_role
 from gearnn.store.addresses import shown
 from gearnn.store.bucket import Bucket, is_remote
-from gearnn.store.storage import Store
 from tasks.adapting.preflight import check_space, where_it_computes
 from tasks.doctor.checks import Check, attempt
 
@@ -51,7 +50,7 @@ def _line(what: str, look: Callable[[Plan], str], plan: Plan) -> Iterator[Check]
 
 
 def _store(plan: Plan) -> str:
-    store = Store(plan.store)
+    store = Opened(plan).store
     where = plan.store
     if is_remote(plan.store):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -80,14 +79,14 @@ def _frames(plan: Plan) -> str:
         if not items:
             raise StoreError(f"{plan.data.root}: expected frames there, but the bucket has nothing below it")
         return f"{len(items):,} objects of {sum(item.size for item in items) / 1e6:,.0f} MB below {plan.data.root}"
-    counts = {getattr(plan.data.splits, role): len(open_role(plan, role)) for role in ROLES}
+    counts = {split: len(dataset) for split, dataset in Opened(plan).splits().items()}
     where = plan.data.root or plan.data.name
     return f"{', '.join(f'{number:,} in {split}' for split, number in counts.items())} of {where}"
 
 
 def _base(plan: Plan) -> str:
-    wanted = check_space(plan, open_base(plan))
-    root = Store(plan.store).root
+    opened = Opened(plan)
+    wanted, root = check_space(opened, opened.base()), opened.store.root
     free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.is_dir())).free
     start = plan.base.checkpoint or "to be trained"
     return f"{start}; a run takes about {wanted / 1e6:,.0f} MB of {free / 1e6:,.0f} MB free, and distorted frames"
@@ -96,7 +95,7 @@ def _base(plan: Plan) -> str:
 def _device(plan: Plan) -> str:
     ours = where_it_computes(plan)
     check_device(ours)
-    compute = compute_of(ours)
+    compute = Opened(ours).compute
     elsewhere = "the cluster's; here " if ours is not plan else ""
     return f"{plan.device}: {elsewhere}{compute.device}, {compute.precision}"
 

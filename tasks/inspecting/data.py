@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from gearnn.datasets import DistortedDataset
 from gearnn.datasets.inspect import LevelFacts, SplitFacts, contact_sheet, describe_level, describe_split, spread
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from gearnn.plan.resolve import ROLES, open_role
+from gearnn.plan.opened import ROLES, Opened
 from gearnn.store.outputs import Outputs
-from gearnn.store.storage import Store
 
 _MEASURED_FRAMES = 24
 _CLASSES_TOLD = 4
@@ -23,13 +21,14 @@ def inspect_splits(plan: Plan, on_done: Count) -> list[tuple[str, ...]]:
     Raises:
         DataError: the first file that cannot be used.
     """
+    opened = Opened(plan)
     roles: dict[str, list[str]] = {}
     for role in ROLES:
-        roles.setdefault(getattr(plan.data.splits, role), []).append(role)
+        roles.setdefault(opened.split(role), []).append(role)
     cells = [("split", "serves", "frames", "sizes", "classes", "without truth")]
-    for split, served in roles.items():
-        facts = describe_split(open_role(plan, served[0]), on_done)
-        cells.append(_split_line(split, ", ".join(served), facts))
+    for split, dataset in opened.splits().items():
+        facts = describe_split(dataset, on_done)
+        cells.append(_split_line(split, ", ".join(roles[split]), facts))
     return cells
 
 
@@ -40,13 +39,12 @@ def inspect_levels(plan: Plan, folder: Path, on_done: Count) -> list[tuple[str, 
         DataError: frames cannot be encoded at a level; it is named.
         OutputError: a file of that name is no contact sheet.
     """
-    outputs = sheets_of(plan, folder)
-    dataset = open_role(plan, "train")
+    outputs, opened = sheets_of(plan, folder), Opened(plan)
     cells = [("level", "received", "bytes a frame", "bits a pixel", "PSNR", "sensed")]
     levels = (DistortionLevel(), *plan.distortion_levels)
     for number, level in enumerate(levels, start=1):
-        samples = DistortedDataset(dataset, level, Store(plan.store).frames)
-        facts = describe_level(samples, spread(len(dataset), _MEASURED_FRAMES))
+        samples = opened.samples("train", level)
+        facts = describe_level(samples, spread(len(samples), _MEASURED_FRAMES))
         with outputs.fresh(f"{level.slug}.png") as path:
             contact_sheet(samples, facts).save(path, optimize=True)
         cells.append(_level_line(facts))

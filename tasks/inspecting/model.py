@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from gearnn.evaluation.solutions import title
-from gearnn.layers import aliases, charged_once, layers_of, model_size, stored_tensors
+from gearnn.layers import aliases, layers_of, model_size, room_for_layers, stored_tensors
 from gearnn.plan import Plan
-from gearnn.plan.resolve import num_classes_of, open_base, open_role, problem_name, problem_of
+from gearnn.plan.opened import Opened
 
 
 def describe_base(plan: Plan) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -17,10 +17,11 @@ def describe_base(plan: Plan) -> tuple[list[str], list[tuple[str, ...]]]:
         PlanError: the network cannot be built, or the problem has no such option.
         CheckpointError: the checkpoint does not fit it.
     """
-    problem_of(plan, open_role(plan, "train"))  # for what is wrong with its options
-    model = open_base(plan)
+    opened = Opened(plan)
+    _ = opened.problem  # for what is wrong with its options
+    model = opened.base()
     size, policy = model_size(model), plan.bound.batchnorm_statistics
-    bound = plan.bound.in_values(size) - charged_once(model, policy)
+    bound = room_for_layers(model, plan.bound.in_values(size), policy)
     layers = layers_of(model, plan.bound.granularity, policy)
     tensors, tied = stored_tensors(model), aliases(model)
     cells: list[tuple[str, ...]] = [("layer", "kind", "tensors", "values", "share", "fits the bound")]
@@ -33,7 +34,7 @@ def describe_base(plan: Plan) -> tuple[list[str], list[tuple[str, ...]]]:
     learnable = sum(layer.num_weights for layer in layers)
     fitting = sum(layer.num_values <= bound for layer in layers)
     lines = [
-        f"{plan.base.network}: {title(problem_name(plan))}, {num_classes_of(plan)} classes, {_weights(plan)}",
+        f"{plan.base.network}: {title(opened.problem_name)}, {opened.num_classes} classes, {_weights(plan)}",
         f"{size:,} values, {learnable:,} of them learnable in {len(layers)} layers; {_fixed(model)}",
         f"bound of {bound:,} values, {100 * bound / size:.2f} %: {fitting} layers fit into it, each by itself",
     ]

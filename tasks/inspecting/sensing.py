@@ -7,7 +7,7 @@ from gearnn.evaluation.solutions import title
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of, open_role, samples_of, trusted_by
+from gearnn.plan.opened import Opened, trusted_by
 
 _TOGETHER = "all kinds"
 
@@ -32,14 +32,15 @@ def sense_levels(
     groups: dict[str, list[DistortionLevel]] = {}
     for level in plan.distortion_levels:
         groups.setdefault(_TOGETHER if together else level.kind, [DistortionLevel()]).append(level)
-    compute, done = compute_of(plan), 0
+    opened, done = Opened(plan), 0
+    compute = opened.compute
     boxes = {
         name: GearBox.from_registry(
             plan.registered_base, None if together else name, "champion", compute=compute, trust=trusted_by(plan)
         )
         for name in groups
     }
-    total = len(open_role(plan, "test")) * sum(map(len, groups.values()))
+    total = len(opened.frames("test")) * sum(map(len, groups.values()))
 
     def one_more() -> None:
         nonlocal done
@@ -48,7 +49,7 @@ def sense_levels(
 
     return {
         name: [
-            measure_sensing(boxes[name], samples_of(plan, "test", level), compute=compute, on_frame=one_more)
+            measure_sensing(boxes[name], opened.samples("test", level), compute=compute, on_frame=one_more)
             for level in levels
         ]
         for name, levels in groups.items()

@@ -5,10 +5,9 @@ from typing import Any
 
 from gearnn.distortions import kind_of, needs_calibration
 from gearnn.levels import DistortionLevel
-from gearnn.plan import Plan
-from gearnn.plan.resolve import network_identity
+from gearnn.plan.opened import Opened
 from gearnn.store.storage import digest_of
-from tasks.adapting.base import prepare_base, problem_for
+from tasks.adapting.base import prepare_base
 from tasks.adapting.evaluate import evaluate_solution
 from tasks.adapting.finetune import full_finetune, partial_finetune
 from tasks.adapting.knapsack import choose_layers
@@ -19,17 +18,18 @@ STEPS = (prepare_base, full_finetune, measure_sensitivity, choose_layers, partia
 """Their versions are the part of this library that matters: raised when a step would give another result."""
 
 
-def ingredients_of(plan: Plan, base: Base, data: Data, level: str) -> dict[str, Any]:
+def ingredients_of(opened: Opened, base: Base, data: Data, level: str) -> dict[str, Any]:
     """What decides the adaptor of one level, as JSON values.
 
     Neither the device nor the precision nor the number of threads is part of it: another machine that
     runs the same plan does not make an adaptor out of date.
     """
+    plan = opened.plan
     partial = plan.partial or plan.finetune
     parts: dict[str, Any] = {
         "base": base.fingerprint[:16],
         "data": {role: digest[:16] for role, digest in sorted(data.digests.items())},
-        "problem": digest_of(problem_for(plan).describe())[:16],
+        "problem": digest_of(opened.problem.describe())[:16],
         "bound": plan.bound.in_values(base.num_values),
         "granularity": plan.bound.granularity,
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
@@ -38,9 +38,8 @@ def ingredients_of(plan: Plan, base: Base, data: Data, level: str) -> dict[str, 
         "seed": plan.seed,
         "steps": {step.name: step.version for step in STEPS},
     }
-    identity = network_identity(plan)
-    if identity:
-        parts["network"] = digest_of(identity)[:16]
+    if opened.identity:
+        parts["network"] = digest_of(opened.identity)[:16]
     calibrated = {kind: list(kind_of(kind).features) for kind in needs_calibration(DistortionLevel.parse(level))}
     if calibrated:
         parts["calibrated"] = calibrated

@@ -8,9 +8,9 @@ from gearnn import registry
 from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import PROMOTE
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.registry import Promotion, Version
 from gearnn.registry.names import CHAMPION, TAG_FIGURE, TAG_LEVEL, metric_name
-from gearnn.store.storage import Store
 from tasks.records import AdaptorFile, Registered, Row
 
 
@@ -29,7 +29,7 @@ def find_rival(plan: Plan, row: Row) -> AdaptorFile | None:
     if registry.are_scored_alike(champion, candidate):
         return None
     adaptor = registry.load_adaptor(champion)
-    file = Store(plan.store).put(adaptor.to_bytes(), ".safetensors")
+    file = Opened(plan).store.put(adaptor.to_bytes(), ".safetensors")
     return AdaptorFile(level=row.level, file=file, num_values=adaptor.num_values, epoch_losses=(), seconds=0.0)
 
 

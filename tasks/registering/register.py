@@ -9,7 +9,7 @@ from prefect import task
 from gearnn import registry
 from gearnn.evaluation import solutions
 from gearnn.plan import Plan
-from gearnn.plan.resolve import num_classes_of
+from gearnn.plan.opened import Opened
 from gearnn.plan.sections import ProblemSpec
 from gearnn.registry import Version, runs
 from gearnn.registry.description import BaseDescription
@@ -26,8 +26,7 @@ from gearnn.registry.names import (
     TAG_PROMOTE_DATA,
     metric_name,
 )
-from gearnn.store.storage import Store, digest_of
-from tasks.adapting.base import problem_for
+from gearnn.store.storage import digest_of
 from tasks.records import Base, Data, Registered, Row
 from tasks.registering.ingredients import ingredients_of
 from tasks.registering.scorecard import all_figures, scorecard
@@ -36,14 +35,14 @@ from tasks.registering.scorecard import all_figures, scorecard
 @task(name="register base", task_run_name="register base {plan.registered_base}")
 def register_base(plan: Plan, base: Base, data: Data) -> Registered:
     """The base as a registered model; the same weights are registered once."""
-    run_id = _plan_run(plan, data)
+    opened, run_id = Opened(plan), _plan_run(plan, data)
     if base.epoch_losses:
         runs.log(run_id, curves={LOSS_FULL: base.epoch_losses})
     version = registry.register_base(
         plan.registered_base,
-        Store(plan.store).get(base.weights),
+        opened.store.get(base.weights),
         base.fingerprint,
-        BaseDescription.of(plan.base.network, num_classes_of(plan), plan.base.kwargs, problem_for(plan)),
+        BaseDescription.of(plan.base.network, opened.num_classes, plan.base.kwargs, opened.problem),
         run_id=run_id,
         num_values=base.num_values,
     )
@@ -61,7 +60,7 @@ def register_adaptor(plan: Plan, base: Base, data: Data, registered: Registered,
     identity = digest_of(
         {"adaptor": row.adaptor.file.sha256, "base": base_version.uri, "scores": _decisive(row), "data": data.digests}
     )
-    version = _register(plan, base, data, base_version, row, identity)
+    version = _register(Opened(plan), base, data, base_version, row, identity)
     champion = registry.aliased(version.name, CHAMPION)
     return Registered(
         level=row.level,
@@ -108,22 +107,23 @@ def plan_digest(plan: Plan) -> str:
     return digest_of(content)
 
 
-def _register(plan: Plan, base: Base, data: Data, base_version: Version, row: Row, identity: str) -> Version:
+def _register(opened: Opened, base: Base, data: Data, base_version: Version, row: Row, identity: str) -> Version:
+    plan = opened.plan
     tags = {
         TAG_PLAN: plan_digest(plan),
         TAG_DATA: data.digests["train"],
         TAG_PROMOTE_DATA: data.digests["promote"],
         TAG_FIGURE: _figure(row),
     }
-    made_from = json.dumps(ingredients_of(plan, base, data, row.level), sort_keys=True)
+    made_from = json.dumps(ingredients_of(opened, base, data, row.level), sort_keys=True)
     experiment = runs.experiment_id(plan.registered_base)
     run_id, _ = runs.level_run(experiment, _plan_run(plan, data), row.level, identity, tags)
     try:
         runs.log(run_id, params=_params(plan, row), metrics=_metrics(base, row), curves=_curves(row))
-        runs.log_file(run_id, Store(plan.store).get(row.table.parquet), "sensitivity")
+        runs.log_file(run_id, opened.store.get(row.table.parquet), "sensitivity")
         version = registry.register_adaptor(
             base_version,
-            Store(plan.store).get(row.adaptor.file),
+            opened.store.get(row.adaptor.file),
             run_id=run_id,
             identity=identity,
             tags={**tags, TAG_MADE_FROM: made_from},

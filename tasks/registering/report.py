@@ -11,6 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from gearnn.evaluation.solutions import TEST, title
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.registry import runs
 from gearnn.registry.names import TAG_PLAN
 from gearnn.store.files import home
@@ -29,12 +30,12 @@ def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -
     """
     folder = home() / "reports" / plan.registered_base / plan_digest(plan)[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    cells = table_cells(rows, base)
+    cells, store = table_cells(rows, base), Opened(plan).store
     pd.DataFrame(_scores(rows)).to_parquet(folder / "scores.parquet", index=False)
     for row in rows:
         level = DistortionLevel.parse(row.level)
-        _copy(plan, row.table.parquet, folder / "sensitivity" / level.kind / f"{level.slug}.parquet")
-        _copy(plan, row.adaptor.file, folder / "adaptors" / f"{level.slug}.safetensors")
+        _copy(store, row.table.parquet, folder / "sensitivity" / level.kind / f"{level.slug}.parquet")
+        _copy(store, row.adaptor.file, folder / "adaptors" / f"{level.slug}.safetensors")
     report = folder / "report.md"
     report.write_text(_report(plan, base, pristine, rows, cells))
     _publish(plan, cells, report)
@@ -68,9 +69,9 @@ def _scores(rows: Sequence[Row]) -> list[dict[str, object]]:
     ]
 
 
-def _copy(plan: Plan, ref: Ref, target: Path) -> None:
+def _copy(store: Store, ref: Ref, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Store(plan.store).get(ref), target)
+    shutil.copyfile(store.get(ref), target)
 
 
 def _publish(plan: Plan, cells: Sequence[Sequence[str]], report: Path) -> None:

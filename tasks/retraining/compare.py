@@ -9,6 +9,7 @@ from prefect import task
 from gearnn import registry
 from gearnn.errors import GearNNError, PlanError
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.registry import Version
 from gearnn.registry.names import ARCHIVED, CHALLENGER, CHAMPION, TAG_BASE_URI, TAG_DECISION, TAG_LEVEL, TAG_MADE_FROM
 from gearnn.store.copies import look_anew
@@ -94,10 +95,11 @@ def _wishes(plans: Mapping[str, Plan]) -> tuple[list[Wish], list[Finding]]:
     for source, plan in plans.items():
         name = plan.registered_base
         try:
-            data = Data(digests=digests_of(plan), num_frames={})
-            base = _base(plan, data)
+            opened = Opened(plan)
+            data = Data(digests=digests_of(opened), num_frames={})
+            base = _base(opened, data)
             for level in map(str, plan.distortion_levels):
-                made_from = None if base is None else ingredients_of(plan, base, data, level)
+                made_from = None if base is None else ingredients_of(opened, base, data, level)
                 wishes.append(Wish(plan=source, base=name, level=level, name=_name(plan, level), made_from=made_from))
         except GearNNError as error:
             failed.append(Finding(plan=source, base=name, level="", name=name, state="failed", reasons=(str(error),)))
@@ -109,11 +111,11 @@ def _name(plan: Plan, level: str) -> str:
     return f"{plan.registered_base}.{slugs[level]}"
 
 
-def _base(plan: Plan, data: Data) -> Base | None:
+def _base(opened: Opened, data: Data) -> Base | None:
     """The plan's base, if it is there: a checkpoint is read, but none is trained for this."""
-    if plan.base.train is not None:
-        return prepare_base.known(plan, data)
-    return prepare_base.run(plan, data)
+    if opened.plan.base.train is not None:
+        return prepare_base.known(opened, data)
+    return prepare_base.run(opened, data)
 
 
 def _refuse_contradictions(wishes: Sequence[Wish]) -> None:

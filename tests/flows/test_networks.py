@@ -25,7 +25,7 @@ from gearnn.levels import DistortionLevel
 from gearnn.models import build_model, save_checkpoint
 from gearnn.models.frozen import thaw_batchnorms
 from gearnn.plan import Plan
-from gearnn.plan.resolve import samples_of
+from gearnn.plan.opened import Opened
 from gearnn.registry import runs
 from gearnn.registry.names import CHAMPION, TAG_FIGURE, metric_name
 from tasks.records import Adapted
@@ -48,7 +48,7 @@ def plan(folder: Path, base: dict[str, Any], data: dict[str, Any] = STREETS, **m
 
 
 def jpeg(plan: Plan) -> bytes:
-    return samples_of(plan, "test", DistortionLevel.parse("jpeg:quality=20")).encoded(0)
+    return Opened(plan).samples("test", DistortionLevel.parse("jpeg:quality=20")).encoded(0)
 
 
 def registered(plan: Plan, adapted: Adapted) -> GearBox:

@@ -33,7 +33,7 @@ KILL_POINTS = [
     ("gearnn.finetune:_step", 4, 3, "in the second epoch of the base"),
     ("gearnn.store.storage:Store.remember", 1, 2, "the base is stored, its record is not"),
     ("gearnn.finetune:_step", 8, 7, "in the second epoch of the second full fine-tune"),
-    ("tasks.adapting.finetune:store_network", 1, 2, "the fine-tune is over, its network is not stored"),
+    ("gearnn.plan.opened:Opened.keep_network", 1, 2, "the fine-tune is over, its network is not stored"),
     ("gearnn.store.files:os.fsync", 3, None, "while a file is being written"),
     ("tasks.adapting.sensitivity:weight_change", 2, None, "between two sensitivity tables"),
     ("gearnn.finetune:_step", 4, 3, "in the second epoch of an adaptor"),
@@ -151,7 +151,7 @@ def test_a_run_that_is_killed_anywhere_goes_on_from_there(runs: Runs, unbroken: 
 
 OUTAGES = [
     ("gearnn.finetune:_step", 6, "prefect"),
-    ("tasks.adapting.finetune:store_network", 2, "s3"),
+    ("gearnn.plan.opened:Opened.keep_network", 3, "s3"),
     ("tasks.registering.register:runs.log_file", 1, "mlflow"),
     ("tasks.registering.register:runs.log_file", 2, "postgres"),
 ]

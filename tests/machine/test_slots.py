@@ -14,7 +14,7 @@ from gearnn.errors import PlanError, StoppedError
 from gearnn.machine import slots
 from gearnn.machine.slots import Slot, device_for, leased, slots_of
 from gearnn.plan import Plan
-from gearnn.plan.resolve import compute_of
+from gearnn.plan.opened import Opened
 from tests.conftest import REPOSITORY
 
 GPUS = [Slot(name="gpu-a", device="cuda:0"), Slot(name="gpu-b", device="cuda:1")]
@@ -179,7 +179,7 @@ def test_a_step_computes_on_the_gpu_of_its_lease(tmp_path: Path, monkeypatch: py
     asked: list[str] = []
     monkeypatch.setattr("torch.empty", lambda *_, device: asked.append(str(device)))
     with leased("cuda", slots=GPUS), leased(plan.device, slots=GPUS[1:]):
-        compute_of(plan.model_copy(update={"precision": "fp32"}))
+        _ = Opened(plan.model_copy(update={"precision": "fp32"})).compute
     assert asked == ["cuda:1"]
 
 

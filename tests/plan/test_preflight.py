@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gearnn.errors import PlanError
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_network, check_sizes
 from gearnn.problems.problem import SemanticSegmentation
 from tests.shared.nets import TINY_MASK_RCNN
@@ -131,12 +132,12 @@ def test_a_network_that_does_not_fit_is_told_before_training(
     base: dict[str, Any], more: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
-        check_network(plan({"train": {"epochs": 1}} | base, **more))
+        check_network(Opened(plan({"train": {"epochs": 1}} | base, **more)))
 
 
 @pytest.mark.parametrize("base", [ZOO, DRN, {"name": "lraspp_mobilenet_v3_large", "train": {}}])
 def test_networks_that_fit_pass(base: dict[str, Any]) -> None:
-    check_network(plan(base, levels=["jpeg:quality=5", "resolution:scale=0.5"]))
+    check_network(Opened(plan(base, levels=["jpeg:quality=5", "resolution:scale=0.5"])))
 
 
 def test_every_size_that_levels_deliver_is_tried(tmp_path: Path) -> None:
@@ -146,17 +147,17 @@ def test_every_size_that_levels_deliver_is_tried(tmp_path: Path) -> None:
             Image.fromarray(np.zeros((224, 224, 3), np.uint8)).save(tmp_path / split / name / "0.png")
     data = {"name": "class_folders", "root": str(tmp_path), "classes": ["cat", "dog"]}
     base = {"name": "vit_b_32", "train": {}}
-    check_network(plan(base, data, problem={}))
+    check_network(Opened(plan(base, data, problem={})))
     with pytest.raises(PlanError, match="it raised AssertionError: Wrong image height! Expected 224 but got 112"):
-        check_network(plan(base, data, problem={}, levels=["resolution:scale=0.5"]))
-    check_network(plan(base, data, problem={"size": [224, 224]}, levels=["resolution:scale=0.5"]))
+        check_network(Opened(plan(base, data, problem={}, levels=["resolution:scale=0.5"])))
+    check_network(Opened(plan(base, data, problem={"size": [224, 224]}, levels=["resolution:scale=0.5"])))
 
 
 def test_a_last_batch_of_one_frame_that_batchnorm_refuses_is_found() -> None:
     base = {"name": "deeplabv3_mobilenet_v3_large", "train": {"batch_size": 2}}  # 3 frames: the last stands alone
     with pytest.raises(PlanError, match="ValueError: Expected more than 1 value per channel when training"):
-        check_network(plan(base))
-    check_network(plan({"name": "deeplabv3_mobilenet_v3_large", "train": {"batch_size": 3}}))
+        check_network(Opened(plan(base)))
+    check_network(Opened(plan({"name": "deeplabv3_mobilenet_v3_large", "train": {"batch_size": 3}})))
 
 
 def test_frames_of_several_sizes_are_found_in_every_split(tmp_path: Path) -> None:
@@ -167,12 +168,12 @@ def test_frames_of_several_sizes_are_found_in_every_split(tmp_path: Path) -> Non
     data = {"name": "class_folders", "root": str(tmp_path), "classes": ["cat"]}
     base = {"name": "resnet18", "train": {}}
     with pytest.raises(PlanError, match="but the split val of class_folders has 2 sizes from 40x40 to 40x44"):
-        check_sizes(plan(base, data, problem={}))
-    check_sizes(plan(base, data, problem={"size": [32, 32]}))
+        check_sizes(Opened(plan(base, data, problem={})))
+    check_sizes(Opened(plan(base, data, problem={"size": [32, 32]})))
 
 
 def test_distillation_is_refused_where_predictions_cannot_be_compared() -> None:
     base = {"name": "mask_rcnn", "kwargs": TINY_MASK_RCNN, "train": {"epochs": 1}}
     ours = plan(base, STREETS | {"camera": {"size": [88, 60]}}, problem={}, partial={"distill": 0.5})
     with pytest.raises(PlanError, match=r"partial.distill: expected a problem that classifies .* got instance_segment"):
-        check_network(ours)
+        check_network(Opened(ours))

@@ -10,7 +10,7 @@ from PIL import Image
 from gearnn.datasets import Camera, open_split
 from gearnn.errors import DataError, StoreError
 from gearnn.plan import Plan
-from gearnn.plan.resolve import checkpoint_path, open_base, open_role
+from gearnn.plan.opened import Opened
 from gearnn.store import bucket as buckets
 from gearnn.store.bucket import Bucket, Item
 from gearnn.store.copies import copies, copies_folder, fetch_file, fetch_folder, look_anew, remove_copies
@@ -244,12 +244,13 @@ def test_a_plan_may_name_buckets_everywhere(prefix: str, tmp_path: Path) -> None
         },
         source="test",
     )
-    assert len(open_role(plan, "train")) == 3
-    path = checkpoint_path(plan)
+    opened = Opened(plan)
+    assert len(opened.frames("train")) == 3
+    path = opened.checkpoint
     assert path is not None
     assert path.read_bytes() == (local / "base.safetensors").read_bytes()
-    assert open_base(plan) is not None
-    Store(plan.store).check()
+    assert opened.base() is not None
+    opened.store.check()
     with pytest.raises(StoreError, match=r"base.pt: expected an object, but the bucket has none of this name"):
         fetch_file(f"{prefix}/base.pt")
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.store.storage import Ref
 from tasks.adapting import base, evaluate, finetune
 from tasks.benchmarking.benchmark import benchmark_digest
@@ -26,10 +27,11 @@ def plan(of: dict[str, Any], **more: Any) -> Plan:
 
 def reads(ours: Plan) -> list[dict[str, Any]]:
     """What the steps that compute with a base read: making it, tuning it, scoring it."""
+    opened = Opened(ours)
     return [
-        base._reads(ours, DATA),
-        finetune._reads_full(ours, BASE, DATA, "jpeg:quality=5"),
-        evaluate._reads(ours, BASE, DATA, "jpeg:quality=5", "base", None),
+        base._reads(opened, DATA),
+        finetune._reads_full(opened, BASE, DATA, "jpeg:quality=5"),
+        evaluate._reads(opened, BASE, DATA, "jpeg:quality=5", "base", None),
     ]
 
 
@@ -70,7 +72,7 @@ def test_a_plan_of_before_has_the_digest_that_it_had() -> None:
 
 def test_a_later_option_is_in_the_key_only_where_it_changes_something() -> None:
     before, same, clipped, relative = (
-        finetune._reads_full(plan(DRN, finetune=how), BASE, DATA, "jpeg:quality=5")
+        finetune._reads_full(Opened(plan(DRN, finetune=how)), BASE, DATA, "jpeg:quality=5")
         for how in (
             {},
             {"clip": None, "optimizer": {"relative": False}},
@@ -87,7 +89,7 @@ def test_a_teacher_is_in_an_adaptors_key_only_where_it_teaches() -> None:
     teachers = [Network(level="", weights=Ref(uri=u, sha256=u, size=1), epoch_losses=(), seconds=0.0) for u in "xy"]
 
     def key(share: float, teacher: Network | None) -> dict[str, Any]:
-        ours = plan(DRN, partial={"distill": share})
+        ours = Opened(plan(DRN, partial={"distill": share}))
         return finetune._reads_partial(ours, BASE, DATA, "jpeg:quality=5", chosen, teacher)
 
     assert key(0.0, None) == key(0.0, teachers[0]) == key(0.0, teachers[1])

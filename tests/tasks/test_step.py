@@ -7,7 +7,7 @@ import pytest
 from gearnn.errors import StoppedError
 from gearnn.finetune import Progress
 from gearnn.plan import Plan
-from gearnn.store.storage import Store
+from gearnn.plan.opened import Opened
 from tasks import progress
 from tasks.records import Network
 from tasks.step import step
@@ -33,31 +33,31 @@ class Work:
         self.scratch: Path | None = None
 
     def make(self, version: int = 1) -> Any:
-        def work(plan: Plan, level: str, scratch: Path) -> Network:
+        def work(opened: Opened, level: str, scratch: Path) -> Network:
             self.scratch = scratch
             scratch.write_text("epoch 1")
             if self.fail:
                 raise RuntimeError("killed")
             self.done.append(level)
-            weights = Store(plan.store).put(level.encode())
+            weights = opened.store.put(level.encode())
             return Network(level=level, weights=weights, epoch_losses=(1.0,), seconds=0.0)
 
-        def reads(plan: Plan, level: str) -> dict[str, Any]:
-            return {"level": level, "seed": plan.seed}
+        def reads(opened: Opened, level: str) -> dict[str, Any]:
+            return {"level": level, "seed": opened.plan.seed}
 
         return step(version=version, reads=reads, label="{level}", resumes=True)(work)
 
 
 def test_a_step_is_done_once_per_what_it_reads(plan: Plan) -> None:
     work = Work()
-    first = work.make().run(plan, "a")
-    assert work.make().run(plan, "a") == first
+    first = work.make().run(Opened(plan), "a")
+    assert work.make().run(Opened(plan), "a") == first
     assert work.done == ["a"]
-    work.make().run(plan, "b")
-    work.make().run(plan.model_copy(update={"seed": 1}), "a")
-    work.make().run(plan.model_copy(update={"workers": 7}), "a")  # not read
+    work.make().run(Opened(plan), "b")
+    work.make().run(Opened(plan.model_copy(update={"seed": 1})), "a")
+    work.make().run(Opened(plan.model_copy(update={"workers": 7})), "a")  # not read
     assert work.done == ["a", "b", "a"]
-    work.make(version=2).run(plan, "a")
+    work.make(version=2).run(Opened(plan), "a")
     assert work.done == ["a", "b", "a", "a"]
 
 
@@ -65,12 +65,12 @@ def test_scratch_outlives_a_failure_and_goes_when_the_record_is_kept(plan: Plan)
     work = Work()
     work.fail = True
     with pytest.raises(RuntimeError, match="killed"):
-        work.make().run(plan, "a")
+        work.make().run(Opened(plan), "a")
     left = work.scratch
     assert left is not None
     assert left.read_text() == "epoch 1"
     work.fail = False
-    work.make().run(plan, "a")
+    work.make().run(Opened(plan), "a")
     assert work.scratch == left
     assert not left.exists()
 

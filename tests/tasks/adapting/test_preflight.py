@@ -16,8 +16,8 @@ from flows.train_base import train_base
 from gearnn.errors import PlanError, ServerError, StoreError
 from gearnn.layers import model_size
 from gearnn.plan import Plan
+from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_disk
-from gearnn.plan.resolve import open_base
 from tasks.adapting import preflight
 from tasks.adapting.base import prepare_base
 from tasks.adapting.data import check_data
@@ -101,7 +101,7 @@ def test_servers_are_looked_at_before_anything_is_read(tmp_path: Path) -> None:
     ours = plan(tmp_path)
     with (
         patch.object(preflight, "check_prefect", side_effect=ServerError("too old")),
-        patch.object(preflight, "open_base") as opened,
+        patch.object(Opened, "base") as opened,
         pytest.raises(ServerError, match="too old"),
     ):
         preflight.check_plan(ours)
@@ -112,10 +112,10 @@ def test_a_full_disk_counts_every_level_and_less_for_those_that_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gearnn.plan.preflight.cores", lambda: [0])
-    ours = plan(tmp_path)
-    base = open_base(ours)
+    ours = Opened(plan(tmp_path))
+    base = ours.base()
     network = 4 * model_size(base)
-    adaptor = 4 * ours.bound.in_values(model_size(base))
+    adaptor = 4 * ours.plan.bound.in_values(model_size(base))
     # the base, the control, two full fine-tunes, two adaptors; a checkpoint with SGD's momentum, and the next one
     assert check_disk(ours, base) == 4 * network + 2 * adaptor + 2 * 2 * network
 

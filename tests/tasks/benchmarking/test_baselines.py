@@ -10,8 +10,7 @@ from gearnn.adaptor import Adaptor
 from gearnn.layers import charged_once, fingerprint, layers_of, model_size, named
 from gearnn.models import load_model
 from gearnn.plan import Plan
-from gearnn.store.storage import Store
-from tasks.adapting.base import store_network
+from gearnn.plan.opened import Opened
 from tasks.benchmarking.baselines import select_batchnorms, select_last
 from tasks.records import Base
 
@@ -30,7 +29,7 @@ def test_what_is_chosen_is_counted_as_its_adaptor_will_be(tmp_path: Path, policy
         },
         source="test",
     )
-    weights = store_network(Store(plan.store), network)
+    weights = Opened(plan).keep_network(network)
     base = Base(weights=weights, fingerprint=fingerprint(network), num_values=model_size(network))
     for select in (select_batchnorms, select_last):
         chosen = select.fn(plan, base, "jpeg:quality=5")
