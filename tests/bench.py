@@ -33,8 +33,7 @@ from gearnn.layers import Layer
 from gearnn.levels import DistortionLevel, expand_levels
 from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problems.problem import SemanticSegmentation
-from gearnn.problems.segmentation import Batch
+from gearnn.problems.segmentation import Batch, SemanticSegmentation
 from gearnn.recipe import Recipe, make_optimizer
 from tests import bench_benchmark, bench_command, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
 from tests.bench_gearbox import adaptor_layers

@@ -32,7 +32,7 @@ from gearnn.knapsack import select_layers
 from gearnn.layers import Layer, fingerprint, layers_of
 from gearnn.levels import DistortionLevel
 from gearnn.models import load_model, save_checkpoint
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 PROBLEM = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)
 Measured = tuple[float, str]

@@ -23,8 +23,7 @@ from gearnn.finetune_job import Job
 from gearnn.machine.compute import Compute
 from gearnn.machine.randomness import own_stream
 from gearnn.models import build_model
-from gearnn.problems.instances import Frames
-from gearnn.problems.problem import InstanceSegmentation
+from gearnn.problems.instances import Frames, InstanceSegmentation
 from gearnn.recipe import Recipe, make_optimizer
 from tests.conftest import SHARED
 

@@ -19,7 +19,7 @@ from gearnn.datasets.streets import Streets
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 if TYPE_CHECKING:
     from infra.services import Services

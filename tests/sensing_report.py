@@ -22,7 +22,7 @@ from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.conftest import SHARED
 
 FIRST, LAST = (5, 10, 20, 30, 50, 70, 90), (30, 50, 70, 90, 95)

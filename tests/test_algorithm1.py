@@ -14,7 +14,7 @@ from gearnn.layers import charged_once, layers_of, model_size, named
 from gearnn.machine.compute import Compute
 from gearnn.models import load_model, save_checkpoint
 from gearnn.plan import Plan
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=4, lr=0.01)

@@ -17,7 +17,7 @@ from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint, layers_of, model_size, named
 from gearnn.machine.compute import Compute
 from gearnn.models import build_model
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
 from tests.shared.nets import Zoo

@@ -13,7 +13,7 @@ from gearnn.evaluate import evaluate
 from gearnn.gearbox import GearBox
 from gearnn.layers import layers_of
 from gearnn.machine.compute import Compute
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 
 def test_the_score_is_that_of_every_frame(

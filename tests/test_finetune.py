@@ -15,8 +15,7 @@ from gearnn.finetune import Progress, finetune
 from gearnn.layers import fingerprint, layers_of, named
 from gearnn.machine.compute import Compute
 from gearnn.objectives import stability_loss
-from gearnn.problems.problem import SemanticSegmentation
-from gearnn.problems.segmentation import Batch
+from gearnn.problems.segmentation import Batch, SemanticSegmentation
 from gearnn.recipe import Recipe, learning_rate
 from gearnn.sensitivity import weight_change
 

@@ -21,8 +21,7 @@ from gearnn.gears.choice import Policy, Steady
 from gearnn.gears.holding import Hold
 from gearnn.gears.in_place import InPlace
 from gearnn.levels import DistortionLevel
-from gearnn.problems.problem import SemanticSegmentation
-from gearnn.problems.segmentation import Batch
+from gearnn.problems.segmentation import Batch, SemanticSegmentation
 from tests.conftest import TinyNet
 from tests.shared.adaptors import HOLDS, make_adaptor, tune
 from tests.shared.clips import strip

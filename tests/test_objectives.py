@@ -10,7 +10,9 @@ from gearnn.errors import PlanError
 from gearnn.finetune import finetune
 from gearnn.machine.compute import Compute
 from gearnn.objectives import check_classifies, distilled_loss, stability_loss
-from gearnn.problems.problem import Classification, InstanceSegmentation, SemanticSegmentation
+from gearnn.problems.classification import Classification
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.recipe import Recipe
 
 

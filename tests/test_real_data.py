@@ -12,7 +12,7 @@ from gearnn.evaluate import evaluate
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.models import load_model
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 pytestmark = pytest.mark.data
 

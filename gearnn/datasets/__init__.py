@@ -1,14 +1,13 @@
 """Datasets: one file a dataset, and ``distorted.py``, a dataset as one distortion level sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
-from gearnn.datasets import camvid, cityscapes, class_folders, folder, pennfudan
 from gearnn.datasets.distorted import DistortedDataset
 from gearnn.datasets.frames import Camera, FrameDataset, Sample
 from gearnn.datasets.instances import Instances
-from gearnn.datasets.streets import Streets
 from gearnn.datasets.truth import check_frames, with_truth
 from gearnn.errors import DataError
 from gearnn.store.bucket import is_remote
@@ -46,28 +45,14 @@ class Options:
     clip: int = 1
 
 
-_Opener = Callable[[Path, str, Camera, Options], FrameDataset]
-
-_IN_FOLDERS: dict[str, tuple[_Opener, Callable[[str], tuple[str, ...]]]] = {
-    "camvid": (lambda root, split, camera, _: camvid.open_camvid(root, split, camera), camvid.folders),
-    "cityscapes": (
-        lambda root, split, camera, options: cityscapes.open_cityscapes(root, split, camera, clip=options.clip),
-        cityscapes.folders,
-    ),
-    "class_folders": (
-        lambda root, split, camera, options: class_folders.open_class_folders(
-            root, split, camera, class_names=options.class_names
-        ),
-        class_folders.folders,
-    ),
-    "folder": (
-        lambda root, split, camera, options: folder.open_folder(
-            root, split, camera, class_names=options.class_names, ignore_index=options.ignore_index
-        ),
-        folder.folders,
-    ),
-    "pennfudan": (lambda root, split, camera, _: pennfudan.open_pennfudan(root, split, camera), pennfudan.folders),
+_TAKES: dict[str, tuple[str, ...]] = {
+    "camvid": (),
+    "cityscapes": ("clip",),
+    "class_folders": ("class_names",),
+    "folder": ("class_names", "ignore_index"),
+    "pennfudan": (),
 }
+"""Datasets in folders, each in the module of its name, with the options that it takes."""
 
 
 def open_split(
@@ -88,11 +73,13 @@ def open_split(
     """
     options = options or Options()
     if name == "streets":
+        from gearnn.datasets.streets import Streets
+
         return Streets(split, options.frames[split], options.seed, camera)
-    if name not in _IN_FOLDERS or root is None:
-        raise DataError(
-            f"unknown dataset {name!r}; expected one of {', '.join(_IN_FOLDERS)} with its folder, or streets"
-        )
-    opener, folders = _IN_FOLDERS[name]
-    local = fetch_folder(str(root), folders(split)) if is_remote(root) else Path(root).expanduser()
-    return opener(local, split, camera, options)
+    if name not in _TAKES or root is None:
+        raise DataError(f"unknown dataset {name!r}; expected one of {', '.join(_TAKES)} with its folder, or streets")
+    module = import_module(f"gearnn.datasets.{name}")  # only what a plan names
+    local = fetch_folder(str(root), module.folders(split)) if is_remote(root) else Path(root).expanduser()
+    taken = {option: getattr(options, option) for option in _TAKES[name]}
+    dataset: FrameDataset = getattr(module, f"open_{name}")(local, split, camera, **taken)
+    return dataset

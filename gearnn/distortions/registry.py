@@ -3,17 +3,17 @@
 import difflib
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from types import MappingProxyType
 
-from gearnn.distortions import brightness, h264, jpeg, resolution
 from gearnn.distortions.kinds import Kind
 from gearnn.errors import LevelError
 
 ENTRY_POINTS = "gearnn.distortions"
 """Group of entry points: each names a kind and points at its :class:`gearnn.distortions.Kind`."""
 
-_OWN = {kind.name: kind for kind in (brightness.KIND, h264.KIND, jpeg.KIND, resolution.KIND)}
+_OWN = ("brightness", "h264", "jpeg", "resolution")
+"""Kinds of this package; each is the ``KIND`` of the module of its name, imported when a level names it."""
 
 
 def kind_of(name: str) -> Kind:
@@ -23,7 +23,8 @@ def kind_of(name: str) -> Kind:
         LevelError: there is no such kind, or the package that brings it is broken.
     """
     if name in _OWN:
-        return _OWN[name]
+        own: Kind = import_module(f"gearnn.distortions.{name}").KIND
+        return own
     points = _installed()
     if name not in points:
         near = difflib.get_close_matches(name, names(), n=1)

@@ -15,7 +15,6 @@ from gearnn.layers import aliases, check_finite, unusable
 from gearnn.models import drn, reference
 from gearnn.models.checkpoint import named_tensors, read_checkpoint
 from gearnn.models.frozen import freeze_batchnorms
-from gearnn.models.mask_rcnn import mask_rcnn
 from gearnn.models.precision import keep_boxes_in_float32
 
 _SHOWN = 4
@@ -60,6 +59,8 @@ def build_model(name: str, num_classes: int | None = None, kwargs: Mapping[str, 
     elif num_classes is None:
         raise PlanError(f"{name}: expected num_classes")
     elif name == "mask_rcnn":
+        from gearnn.models.mask_rcnn import mask_rcnn
+
         with reference.foreign_code(_REFUSED.format(name)):
             model = mask_rcnn(num_classes, **options)
     elif name in drn.names():

@@ -7,7 +7,8 @@ one it is. A plan names one of ours, or ``package.module:Class`` of its own.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,23 +16,19 @@ from torch import Tensor, nn
 from gearnn.datasets.frames import Sample
 from gearnn.errors import PlanError
 from gearnn.machine.compute import Compute
-from gearnn.metrics import Interval
 from gearnn.models.reference import importing_only, is_reference, resolve, trusted_packages
 from gearnn.problems.answer import Answer
-from gearnn.problems.classification import Classification
-from gearnn.problems.instances import InstanceSegmentation
-from gearnn.problems.segmentation import SemanticSegmentation
+
+if TYPE_CHECKING:
+    from gearnn.metrics import Interval
 
 __all__ = [
-    "Classification",
     "Classifying",
     "Differentiable",
     "Drawable",
-    "InstanceSegmentation",
     "PartlyLabelled",
     "Problem",
     "Score",
-    "SemanticSegmentation",
     "make_problem",
     "problem_class",
     "problem_names",
@@ -39,11 +36,12 @@ __all__ = [
     "teaches",
 ]
 
-_OWN: dict[str, type] = {
-    "classification": Classification,
-    "instance_segmentation": InstanceSegmentation,
-    "semantic_segmentation": SemanticSegmentation,
+_OWN = {
+    "classification": ("classification", "Classification"),
+    "instance_segmentation": ("instances", "InstanceSegmentation"),
+    "semantic_segmentation": ("segmentation", "SemanticSegmentation"),
 }
+"""Name -> module and class, which are imported when a plan names them."""
 
 
 class Score(Protocol):
@@ -70,7 +68,7 @@ class Score(Protocol):
         """The figure of every class; None where a class does not occur."""
         ...
 
-    def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> Interval:
+    def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> "Interval":
         """Bootstrap interval of the primary figure over frames."""
         ...
 
@@ -198,7 +196,8 @@ def problem_class(name: str) -> Any:
         PlanError: no such problem, or a class that lacks part of the protocol.
     """
     if name in _OWN:
-        return _OWN[name]
+        module, own = _OWN[name]
+        return getattr(import_module(f"gearnn.problems.{module}"), own)
     if not is_reference(name):
         raise PlanError(f"unknown problem {name!r}; expected one of {', '.join(_OWN)}, or package.module:Class")
     found = resolve(name)

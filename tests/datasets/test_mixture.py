@@ -12,7 +12,7 @@ from gearnn.finetune import finetune
 from gearnn.finetune_batches import Variants
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.recipe import Recipe
 
 

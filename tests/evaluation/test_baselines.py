@@ -7,7 +7,7 @@ from gearnn.errors import BoundError, PlanError
 from gearnn.evaluation.baselines import batchnorm_layers, last_layers, reestimated
 from gearnn.layers import layers_of
 from gearnn.machine.compute import Compute
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 
 def names(layers: list) -> list[str]:  # type: ignore[type-arg]

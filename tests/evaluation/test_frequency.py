@@ -14,7 +14,7 @@ from gearnn.errors import DataError, PlanError
 from gearnn.evaluation.frequency import InverseDCT, closeness, dct_matrix, frequency_response, high_frequency_share
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 
 def frames(size: tuple[int, int], number: int = 3) -> DistortedDataset:

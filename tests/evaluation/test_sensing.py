@@ -9,7 +9,7 @@ from gearnn.errors import DataError
 from gearnn.evaluation.sensing import SensingFacts, measure_sensing
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tasks.inspecting.sensing import confusion_cells
 from tests.shared.adaptors import make_adaptor
 

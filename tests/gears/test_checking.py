@@ -16,7 +16,7 @@ from gearnn.gearbox import GearBox
 from gearnn.gears.holding import Hold
 from gearnn.layers import layers_of, stored_tensors
 from gearnn.machine.compute import own_copy
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.adaptors import HOLDS, LEVELS, adapted
 
 

@@ -14,7 +14,7 @@ from gearnn.errors import SenseError
 from gearnn.gearbox import GearBox
 from gearnn.gears.choice import Policy
 from gearnn.levels import DistortionLevel
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.adaptors import make_adaptor
 
 TEN, THIRTY = "jpeg:quality=10", "jpeg:quality=30"

@@ -15,7 +15,7 @@ from gearnn.errors import PlanError
 from gearnn.plan import Plan
 from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_network, check_sizes
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.nets import TINY_MASK_RCNN
 
 STREETS = {"name": "streets", "frames": {"train": 3, "val": 2}, "camera": {"size": [48, 32]}}

@@ -11,16 +11,11 @@ from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.metrics import Detections
 from gearnn.models import build_model
+from gearnn.problems.classification import Classification
 from gearnn.problems.colours import overlay
-from gearnn.problems.problem import (
-    Classification,
-    Classifying,
-    Differentiable,
-    Drawable,
-    InstanceSegmentation,
-    Problem,
-    SemanticSegmentation,
-)
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.problem import Classifying, Differentiable, Drawable, Problem
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.nets import TINY_MASK_RCNN
 
 CHANNELS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

@@ -22,7 +22,7 @@ from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.metrics import Detections
 from gearnn.models import build_model
-from gearnn.problems.problem import InstanceSegmentation
+from gearnn.problems.instances import InstanceSegmentation
 from gearnn.recipe import Recipe
 from tests.shared.nets import TINY_MASK_RCNN
 

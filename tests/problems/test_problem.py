@@ -4,16 +4,10 @@ from typing import Any
 import pytest
 
 from gearnn.errors import PlanError
-from gearnn.problems.problem import (
-    Classification,
-    InstanceSegmentation,
-    Problem,
-    SemanticSegmentation,
-    make_problem,
-    problem_class,
-    problem_names,
-    restore_problem,
-)
+from gearnn.problems.classification import Classification
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.problem import Problem, make_problem, problem_class, problem_names, restore_problem
+from gearnn.problems.segmentation import SemanticSegmentation
 
 FACTS = {"num_classes": 3, "ignore_index": 255, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.2, 0.3)}
 

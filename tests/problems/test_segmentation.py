@@ -7,7 +7,7 @@ from torch import nn
 
 from gearnn.datasets import Sample
 from gearnn.errors import DataError, PlanError
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 
 
 def sample(width: int, height: int, seed: int = 0) -> Sample:

@@ -8,7 +8,9 @@ import pytest
 
 from gearnn.errors import CheckpointError, PlanError, RegistryError
 from gearnn.models.reference import references_in
-from gearnn.problems.problem import InstanceSegmentation, SemanticSegmentation, restore_problem
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.problem import restore_problem
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.registry.description import DESCRIPTION_FILE, BaseDescription, open_description
 
 SEGMENTATION = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -16,7 +16,7 @@ from gearnn.adaptor import Adaptor
 from gearnn.errors import CheckpointError, GearNNError
 from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import PROMOTE
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.registry import Promotion, Version, runs
 from gearnn.registry.description import BaseDescription
 from gearnn.registry.names import ARCHIVED, CHALLENGER, CHAMPION, TAG_PROMOTE_DATA, TAG_RETIRED, metric_name

@@ -20,7 +20,7 @@ from gearnn.distortions import encode
 from gearnn.errors import RegistryError
 from gearnn.gearbox import GearBox
 from gearnn.layers import fingerprint
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.registry import runs, serving, versions
 from gearnn.registry.names import (
     CHAMPION,

@@ -10,7 +10,7 @@ from torch import nn
 from gearnn.distortions import encode
 from gearnn.gearbox import GearBox
 from gearnn.levels import DistortionLevel
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.registry.serving import Predictor
 from tests.shared.adaptors import make_adaptor
 

@@ -10,7 +10,7 @@ from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import PROMOTE
 from gearnn.layers import fingerprint, model_size
 from gearnn.models import load_model, save_checkpoint
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.registry import Version, runs
 from gearnn.registry.description import BaseDescription
 from gearnn.registry.names import LOSS_PARTIAL, metric_name

@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from gearnn.gearbox import GearBox
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.adaptors import make_adaptor
 
 

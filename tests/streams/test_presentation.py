@@ -16,7 +16,9 @@ from gearnn.distortions import Sensed, decode, encode, encode_clip, sense
 from gearnn.distortions.video import decode_clip
 from gearnn.errors import StreamError
 from gearnn.levels import DistortionLevel
-from gearnn.problems.problem import Classification, InstanceSegmentation, SemanticSegmentation
+from gearnn.problems.classification import Classification
+from gearnn.problems.instances import InstanceSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.streams import Segment, Truth, open_source, throttle
 from gearnn.streams.dash import Presentation
 from gearnn.streams.presentation import write_presentation

@@ -23,7 +23,7 @@ from gearnn.gears.choice import Policy, Steady
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.metrics import SegmentationScore
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.streams import FrameRecord, Segment, Session, Truth, open_source, play
 from gearnn.streams.dash import Presentation, Representation
 from gearnn.streams.presentation import write_presentation

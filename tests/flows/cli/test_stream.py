@@ -5,7 +5,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from gearnn.problems.problem import SemanticSegmentation
+from gearnn.problems.segmentation import SemanticSegmentation
 from gearnn.streams.fetch import Fetched
 from tests.shared.commands import run
 from tests.shared.registries import NAME, Registry
