@@ -32,7 +32,7 @@ from gearnn.version import __version__
 
 if TYPE_CHECKING:
     from gearnn.adaptor import Adaptor
-    from gearnn.algorithm1 import adapt_level
+    from gearnn.algorithm1 import Method, adapt_level
     from gearnn.distortions import distort, sense
     from gearnn.gearbox import GearBox
     from gearnn.knapsack import select_layers
@@ -48,6 +48,7 @@ _HOMES = {
     "Adaptor": "adaptor",
     "DistortionLevel": "levels",
     "GearBox": "gearbox",
+    "Method": "algorithm1",
     "Plan": "plan",
     "Recipe": "recipe",
     "SegmentationScore": "metrics",
@@ -66,6 +67,7 @@ __all__ = [
     "Adaptor",
     "DistortionLevel",
     "GearBox",
+    "Method",
     "Plan",
     "Recipe",
     "SegmentationScore",

@@ -7,7 +7,8 @@ Run one level of a plan without Prefect and MLflow:
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -31,18 +32,34 @@ from gearnn.sensitivity import weight_change
 from gearnn.store.outputs import Outputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How Algorithm 1 is run.
+
+    Attributes:
+        recipe: the fine-tuning process f_q.
+        partial_recipe: another one for the adaptor; None takes the same.
+        distill: share of the adaptor's loss that follows the predictions of D*_q; see
+            :func:`gearnn.objectives.distilled_loss`.
+        granularity: what counts as one layer.
+        batchnorm_statistics: which running statistics move.
+    """
+
+    recipe: Recipe
+    partial_recipe: Recipe | None = None
+    distill: float = 0.0
+    granularity: Granularity = "layer"
+    batchnorm_statistics: BatchNormStatistics = "frozen"
+
+
 def adapt_level(
     base: nn.Module,
     samples: Samples,
     problem: Problem,
     level: DistortionLevel | str,
     bound: int,
-    recipe: Recipe,
+    method: Method,
     *,
-    partial_recipe: Recipe | None = None,
-    distill: float = 0.0,
-    granularity: Granularity = "layer",
-    batchnorm_statistics: BatchNormStatistics = "frozen",
     compute: Compute | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Adaptor:
@@ -54,42 +71,27 @@ def adapt_level(
         problem: loss and batching.
         level: q.
         bound: M, in values.
-        recipe: the fine-tuning process f_q.
-        partial_recipe: another one for the adaptor; None takes the same.
-        distill: share of the adaptor's loss that follows the predictions of D*_q; see
-            :func:`gearnn.objectives.distilled_loss`.
-        granularity: what counts as one layer.
-        batchnorm_statistics: which running statistics move.
+        method: f_q, and what it moves.
         compute: device and precision; None chooses.
         on_step: called after every training step of both fine-tunes.
     """
+    policy, compute = method.batchnorm_statistics, compute or Compute.resolve()
+    tune = partial(finetune, base, samples, problem, batchnorm_statistics=policy, compute=compute, on_step=on_step)
     # 2: fine-tune D*_q = f_q(D) with the data of distortion level q
-    finetuned = finetune(
-        base, samples, problem, recipe, batchnorm_statistics=batchnorm_statistics, compute=compute, on_step=on_step
-    )
+    full = tune(method.recipe)
     # 3-5: the values v_q by Eq. 1, and the sizes n
-    table = weight_change(base, finetuned.model, granularity=granularity, batchnorm_statistics=batchnorm_statistics)
+    table = weight_change(base, full.model, granularity=method.granularity, batchnorm_statistics=policy)
     values, sizes = table["sensitivity"].tolist(), table["num_values"].tolist()
     # 6: S = knapsack(value = v_q, weight = n, bound = M)
-    selection = select_layers(values, sizes, room_for_layers(base, bound, batchnorm_statistics))
+    selection = select_layers(values, sizes, room_for_layers(base, bound, policy))
     # 7: the subset of layers to fine-tune is A_q = {l_i : i in S}
-    layers = layers_of(base, granularity, batchnorm_statistics)
+    layers = layers_of(base, method.granularity, policy)
     subset = [layers[i] for i in selection]
     # 8: partially fine-tune A*_q = f_q(A_q)
-    compute = compute or Compute.resolve()
-    follow = distilled_loss(problem, finetuned.model, share=distill, compute=compute) if distill else None
-    partial = finetune(
-        base,
-        samples,
-        problem,
-        partial_recipe or recipe,
-        layers=subset,
-        batchnorm_statistics=batchnorm_statistics,
-        loss=follow,
-        compute=compute,
-        on_step=on_step,
-    )
-    return Adaptor.extract(base, partial.model, subset, level, bound=bound, batchnorm_statistics=batchnorm_statistics)
+    share = method.distill
+    follow = distilled_loss(problem, full.model, share=share, compute=compute) if share else None
+    tuned = tune(method.partial_recipe or method.recipe, layers=subset, loss=follow)
+    return Adaptor.extract(base, tuned.model, subset, level, bound=bound, batchnorm_statistics=policy)
 
 
 def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progress], None] | None = None) -> Adaptor:
@@ -115,11 +117,13 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
         opened.problem,
         level,
         plan.bound.in_values(model_size(base)),
-        plan.full_recipe,
-        partial_recipe=plan.partial_recipe,
-        distill=plan.distill,
-        granularity=plan.bound.granularity,
-        batchnorm_statistics=plan.bound.batchnorm_statistics,
+        Method(
+            recipe=plan.full_recipe,
+            partial_recipe=plan.partial_recipe,
+            distill=plan.distill,
+            granularity=plan.bound.granularity,
+            batchnorm_statistics=plan.bound.batchnorm_statistics,
+        ),
         compute=opened.compute,
         on_step=on_step,
     )

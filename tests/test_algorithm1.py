@@ -8,7 +8,7 @@ from torch import nn
 
 from gearnn import algorithm1
 from gearnn.adaptor import Adaptor
-from gearnn.algorithm1 import adapt_level
+from gearnn.algorithm1 import Method, adapt_level
 from gearnn.datasets import DistortedDataset
 from gearnn.layers import charged_once, layers_of, model_size, named
 from gearnn.machine.compute import Compute
@@ -38,9 +38,7 @@ def test_an_adaptor_holds_what_was_chosen_and_stays_within_its_bound(
         problem,
         "jpeg:quality=10",
         bound,
-        RECIPE,
-        granularity=granularity,
-        batchnorm_statistics=policy,
+        Method(recipe=RECIPE, granularity=granularity, batchnorm_statistics=policy),
         compute=fp32,
     )
     chosen = named(layers_of(drn, granularity, policy), adaptor.layers)
@@ -109,7 +107,7 @@ def test_an_adaptor_may_follow_the_full_fine_tune_of_its_level(
 ) -> None:
     bound = model_size(drn) // 50
     alone, taught = (
-        adapt_level(drn, samples, problem, "jpeg:quality=10", bound, RECIPE, distill=share, compute=fp32)
+        adapt_level(drn, samples, problem, "jpeg:quality=10", bound, Method(recipe=RECIPE, distill=share), compute=fp32)
         for share in (0.0, 0.5)
     )
     assert alone.layers == taught.layers

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.algorithm1 import adapt_level
+from gearnn.algorithm1 import Method, adapt_level
 from gearnn.datasets import DistortedDataset
 from gearnn.errors import AdaptorError
 from gearnn.finetune import finetune
@@ -72,7 +72,7 @@ def test_algorithm_1_and_the_gearbox_take_it_whole(
     zoo: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
 ) -> None:
     bound = model_size(zoo) // 3
-    adaptor = adapt_level(zoo, samples, problem, "jpeg:quality=10", bound, RECIPE, compute=fp32)
+    adaptor = adapt_level(zoo, samples, problem, "jpeg:quality=10", bound, Method(recipe=RECIPE), compute=fp32)
     assert 0 < adaptor.num_values <= bound
     gearbox = GearBox(zoo, [adaptor], problem)
     answer = gearbox.infer([samples.encoded(0)])[0]
@@ -95,7 +95,7 @@ def test_only_statistics_and_weights_move_whatever_else_a_network_keeps(
 def test_an_adaptor_of_one_network_never_loads_on_another(
     zoo: nn.Module, samples: DistortedDataset, problem: SemanticSegmentation, fp32: Compute
 ) -> None:
-    adaptor = adapt_level(zoo, samples, problem, "jpeg:quality=10", 300, RECIPE, compute=fp32)
+    adaptor = adapt_level(zoo, samples, problem, "jpeg:quality=10", 300, Method(recipe=RECIPE), compute=fp32)
     other = copy.deepcopy(zoo)
     with torch.no_grad():
         other.scale += 1e-6

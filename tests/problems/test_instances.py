@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gearnn.adaptor import Adaptor
-from gearnn.algorithm1 import adapt_level
+from gearnn.algorithm1 import Method, adapt_level
 from gearnn.datasets import Camera, DistortedDataset, Instances, Sample, with_truth
 from gearnn.datasets.streets import Streets
 from gearnn.errors import AdaptorError, DataError, PlanError
@@ -46,7 +46,7 @@ def network() -> nn.Module:
 def adaptors(network: nn.Module) -> list[Adaptor]:
     recipe = Recipe(epochs=1, batch_size=3, lr=0.01, clip=1.0)
     bound = int(0.02 * model_size(network))
-    return [adapt_level(network, scenes(level), PROBLEM, level, bound, recipe) for level in LEVELS]
+    return [adapt_level(network, scenes(level), PROBLEM, level, bound, Method(recipe=recipe)) for level in LEVELS]
 
 
 def sample(width: int = 20, height: int = 12) -> Sample:
