@@ -45,7 +45,7 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     for phase in ("whole_networks", "single_networks", "tables", "adaptors", "bounds"):
         for seed in seeds:
             getattr(seed, phase)()
-    contestants = [Contestant(plan, solutions.ORIGINAL, "", (), plan.levels)]
+    contestants = [Contestant(plan, solutions.BASE, "", (), plan.levels)]
     contestants += [contestant for seed in seeds for contestant in seed.contestants]
     scores = [[_score(c, base, data, level) for level in c.tested] for c in contestants]
     maps = seeds[0].frequency_maps()
@@ -66,18 +66,9 @@ def benchmark_flow(plan: Plan) -> Benchmarked:
     return written
 
 
-_AS_IN_ADAPT = {
-    solutions.ORIGINAL: solutions.BASE,
-    solutions.SWITCHING: solutions.FULL,
-    solutions.GEARNN: solutions.ADAPTOR,
-}
-"""Names under which ``adapt`` scores the same, so that neither does it twice."""
-
-
 def _score(contestant: Contestant, base: Base, data: Data, level: str) -> Any:
     trained = contestant.steps[-1] if contestant.steps else None
-    known = _AS_IN_ADAPT.get(contestant.solution, contestant.solution)
-    return evaluate_solution.submit(contestant.plan, base, data, level, known, trained)
+    return evaluate_solution.submit(contestant.plan, base, data, level, contestant.solution, trained)
 
 
 def _measured(contestant: Contestant, scores: Sequence[Any]) -> Iterator[Measured]:

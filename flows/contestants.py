@@ -38,12 +38,12 @@ class Seed:
         self.tables_by_level: dict[str, Any] = {}
 
     def whole_networks(self) -> None:
-        """The pristine control, and DNN switching."""
+        """The pristine control, and a full fine-tune a level."""
         for level in (PRISTINE, *self.levels):
             self.fulls[level] = full_finetune.submit(self.plan, self.base, self.data, level)
         self._enter(solutions.CLEAN, PRISTINE, self.fulls[PRISTINE], tested=self.plan.levels)
         for level in self.levels:
-            self._enter(solutions.SWITCHING, level, self.fulls[level])
+            self._enter(solutions.FULL, level, self.fulls[level])
 
     def single_networks(self) -> None:
         """Mixed training and stability training."""
@@ -69,7 +69,7 @@ class Seed:
             self.tables_by_level[level] = measure_sensitivity.submit(self.plan, self.base, *networks)
 
     def adaptors(self) -> None:
-        """Everything that is small: GearNN, and what else could be swapped into the base."""
+        """Everything that is small: adaptors, and what else could be swapped into the base."""
         wanted = self.plan.benchmark.baselines
         as_in_paper = self.plan.model_copy(update={"partial": None})
         by_module = self.plan.bound.model_copy(update={"granularity": "layer"})
@@ -77,7 +77,7 @@ class Seed:
         for level in self.levels:
             tested = self.plan.levels if self.plan.benchmark.matrix else (level,)
             chosen = choose_layers.submit(self.plan, self.base, self.tables_by_level[level])
-            self._adapt(solutions.GEARNN, self.plan, level, chosen, tested)
+            self._adapt(solutions.ADAPTOR, self.plan, level, chosen, tested)
             if "paper_recipe" in wanted and self.plan.partial is not None:
                 self._adapt(solutions.PAPER_RECIPE, as_in_paper, level, chosen)
             if "batchnorm" in wanted:
@@ -90,7 +90,7 @@ class Seed:
                 self._enter(solutions.REESTIMATED, level, found)
 
     def bounds(self) -> None:
-        """GearNN under other bounds; the plan's own is there already."""
+        """Adaptors under other bounds; the plan's own is there already."""
         spec, size = self.plan.benchmark.bounds, self.base.num_values
         if spec is None:
             return
@@ -101,17 +101,17 @@ class Seed:
                 continue
             for level in spec.levels or self.levels[:1]:
                 chosen = choose_layers.submit(plan, self.base, self.tables_by_level[level])
-                self._adapt(solutions.GEARNN, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
+                self._adapt(solutions.ADAPTOR, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
 
     def frequency_maps(self) -> dict[str, Any]:
         """Frequency responses of the base, and of full, partial and mixed training, by what they are."""
         spec, maps = self.plan.benchmark.frequency, {}
         if spec is None:
             return maps
-        wanted = {solutions.SWITCHING, solutions.GEARNN, solutions.MIXED}
+        wanted = {solutions.FULL, solutions.ADAPTOR, solutions.MIXED}
         trained = (*(spec.levels or self.levels[:1]), baselines.MIXED)
         shown = [c for c in self.contestants if c.solution in wanted and c.trained in trained and not c.setting]
-        asked = [(solutions.ORIGINAL, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
+        asked = [(solutions.BASE, "", None), *((c.solution, c.trained, c.steps[-1]) for c in shown)]
         for block in (8, 0) if spec.whole_frames else (8,):
             for solution, level, result in asked:
                 common = self.plan, self.base, self.data, solution, level

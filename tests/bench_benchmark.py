@@ -45,12 +45,14 @@ def findings() -> Findings:
         for seed in (0, 1)
     ]
     rows += [
-        row(solutions.GEARNN, tested, 50.0, level_trained=own)
+        row(solutions.ADAPTOR, tested, 50.0, level_trained=own)
         for own in plan.levels[:-1]
         for tested in plan.levels
         if own != tested
     ]
-    rows += [row(solutions.GEARNN, "jpeg:quality=10", 51.0, setting=f"bound={b} %", num_values=b) for b in (1, 2, 3, 4)]
+    rows += [
+        row(solutions.ADAPTOR, "jpeg:quality=10", 51.0, setting=f"bound={b} %", num_values=b) for b in (1, 2, 3, 4)
+    ]
     layers = layers_of(load_model("drn_d_22", 11))
     table = pd.DataFrame(
         {
@@ -63,8 +65,8 @@ def findings() -> Findings:
         }
     )
     picture = random.integers(0, 255, (45, 60, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)  # textured as a mask is
-    titles = ("frame", "truth", solutions.ORIGINAL, solutions.GEARNN, solutions.SWITCHING)
-    maps = {name: random.random((3, 8, 8)) + 0.1 for name in (solutions.ORIGINAL, solutions.MIXED, solutions.GEARNN)}
+    titles = ("frame", "truth", solutions.BASE, solutions.ADAPTOR, solutions.FULL)
+    maps = {name: random.random((3, 8, 8)) + 0.1 for name in (solutions.BASE, solutions.MIXED, solutions.ADAPTOR)}
     return Findings(
         plan=plan,
         base=Base(weights=Ref(uri="objects/x", sha256="x", size=1), fingerprint="f", num_values=15_900_987),

@@ -1,6 +1,6 @@
 """What GearNN is measured against besides whole networks (section 4.2, and what a sceptic asks for).
 
-Original DNN, DNN switching and the pristine control need no code of their own: they are the base and
+The base, the full fine-tunes and the pristine control need no code of their own: they are the base and
 :func:`gearnn.finetune.finetune`. Mixed training is that on :class:`gearnn.datasets.mixture.Mixture`,
 stability training is that with :func:`gearnn.objectives.stability_loss`. Here is the rest: which
 layers to adapt without asking Eq. 2, and BatchNorm statistics without any training.

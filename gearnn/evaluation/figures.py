@@ -38,7 +38,7 @@ _STYLE: Any = {
     "savefig.dpi": 150,
 }
 _LOOKS = {
-    solutions.ORIGINAL: ("#222222", "o", "-"),
+    solutions.BASE: ("#222222", "o", "-"),
     solutions.CLEAN: ("#999999", "o", ":"),
     solutions.STABILITY: ("#8c6bb1", "v", "-"),
     solutions.REESTIMATED: ("#c6a15b", "1", ":"),
@@ -47,8 +47,8 @@ _LOOKS = {
     solutions.MIXED: ("#2b83ba", "^", "-"),
     solutions.MIXED_LONG: ("#2b83ba", "^", "--"),
     solutions.PAPER_RECIPE: ("#d7301f", "D", ":"),
-    solutions.GEARNN: ("#d7301f", "D", "-"),
-    solutions.SWITCHING: ("#31a354", "P", "-"),
+    solutions.ADAPTOR: ("#d7301f", "D", "-"),
+    solutions.FULL: ("#31a354", "P", "-"),
 }
 WIDTH = 7.2  # inches; a page of the report, and of a paper
 
@@ -117,8 +117,8 @@ def accuracy_over_levels(results: Results) -> Figure:
 
 @styled
 def stability_grid(results: Results) -> Figure:
-    """Fig. 13: stability training over (alpha, sigma), GearNN and the original DNN, over levels."""
-    shown = [s for s in results.solutions if s.name in (solutions.ORIGINAL, solutions.STABILITY, solutions.GEARNN)]
+    """Fig. 13: stability training over (alpha, sigma), the adaptors and the base, over levels."""
+    shown = [s for s in results.solutions if s.name in (solutions.BASE, solutions.STABILITY, solutions.ADAPTOR)]
     grid = [solution for solution in shown if solution.name == solutions.STABILITY]
     shades = iter(matplotlib.colormaps["Purples"](np.linspace(0.4, 0.95, max(1, len(grid)))))
     return _lines(results, {s: next(shades) if s in grid else _LOOKS[s.name][0] for s in shown})
@@ -151,8 +151,8 @@ def _lines(results: Results, colours: Mapping[Solution, Any]) -> Figure:
 def matrix(results: Results) -> Figure:
     """Every adaptor at every level: what a wrongly sensed level costs. The base is the last row."""
     trained = [level for level in results.levels if not DistortionLevel.parse(level).is_pristine]
-    cells = [[results.cell(Solution(solutions.GEARNN), tested, own) for tested in results.levels] for own in trained]
-    cells.append([results.cell(Solution(solutions.ORIGINAL), tested) for tested in results.levels])
+    cells = [[results.cell(Solution(solutions.ADAPTOR), tested, own) for tested in results.levels] for own in trained]
+    cells.append([results.cell(Solution(solutions.BASE), tested) for tested in results.levels])
     values = np.array([[cell.mean for cell in row] for row in cells])
     figure, (axes,) = _panels(1, height=0.42 * len(cells) + 1.3)
     axes.grid(visible=False)
@@ -186,16 +186,22 @@ def accuracy_over_bound(results: Results, level: str, size: int) -> Figure:
     cells = {solution: results.cell(solution, level) for solution in results.bounds(level)}
     sizes = {solution: results.size(solution, level) or 0 for solution in cells}
     shown = sorted((100 * sizes[s] / size, cell.mean) for s, cell in cells.items() if not cell.problem)
-    colour, marker, line = _LOOKS[solutions.GEARNN]
+    colour, marker, line = _LOOKS[solutions.ADAPTOR]
     axes.plot(
-        [x for x, _ in shown], [y for _, y in shown], color=colour, marker=marker, ls=line, ms=5, label=solutions.GEARNN
+        [x for x, _ in shown],
+        [y for _, y in shown],
+        color=colour,
+        marker=marker,
+        ls=line,
+        ms=5,
+        label=solutions.ADAPTOR,
     )
     for name in (solutions.BATCHNORM, solutions.LAST_LAYERS):
         values, cell = results.size(Solution(name), level), results.cell(Solution(name), level)
         if values is not None and not cell.problem:
             colour, marker, _ = _LOOKS[name]
             axes.plot([100 * values / size], [cell.mean], color=colour, marker=marker, ls="", ms=7, label=name)
-    for name in (solutions.ORIGINAL, solutions.MIXED, solutions.SWITCHING):
+    for name in (solutions.BASE, solutions.MIXED, solutions.FULL):
         cell = results.cell(Solution(name), level)
         if not cell.problem:
             colour, _, _ = _LOOKS[name]

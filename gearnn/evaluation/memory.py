@@ -16,7 +16,7 @@ class Memory:
     """One row of Table 1.
 
     Attributes:
-        solution: as in section 4.2.
+        solution: as in :mod:`gearnn.evaluation.solutions`.
         nominal: floating-point values as the paper counts them: every adaptor is as large as its bound.
         values: floating-point values really kept.
         disk: bytes of the files.
@@ -33,7 +33,7 @@ class Memory:
 
     @property
     def overhead(self) -> float:
-        """Nominal overhead over the original DNN, in percent."""
+        """Nominal overhead over the base alone, in percent."""
         return 100.0 * (self.nominal / self.model_size - 1.0)
 
 
@@ -41,15 +41,15 @@ def nominal_values(solution: str, model_size: int, bound: int, num_levels: int) 
     """Values that Table 1 charges a solution.
 
     Args:
-        solution: as in section 4.2.
+        solution: as in :mod:`gearnn.evaluation.solutions`.
         model_size: values of the base.
         bound: M, in values.
         num_levels: distorted levels; at the pristine one the base runs.
 
-    >>> nominal_values("GearNN", 15_907_139, 31_814, 9), nominal_values("DNN switching", 15_907_139, 31_814, 9)
+    >>> nominal_values("adaptor", 15_907_139, 31_814, 9), nominal_values("full fine-tune", 15_907_139, 31_814, 9)
     (16193465, 159071390)
     """
-    if solution == solutions.SWITCHING:
+    if solution == solutions.FULL:
         return model_size * (num_levels + 1)
     return model_size + (bound * num_levels if solution in solutions.PER_LEVEL else 0)
 

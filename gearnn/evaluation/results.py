@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from gearnn.evaluation.solutions import BENCHMARKED, CLEAN, GEARNN, ORIGINAL, PER_LEVEL, SWITCHING, TEST, kept_share
+from gearnn.errors import DataError
+from gearnn.evaluation.solutions import ADAPTOR, BASE, BENCHMARKED, CLEAN, FULL, PER_LEVEL, TEST, kept_share
 from gearnn.levels import DistortionLevel
 from gearnn.store.tables import read_parquet, schema_of, write_parquet
 
@@ -20,7 +21,7 @@ OK = "ok"
 """``status`` of a row that has a value."""
 
 _COLUMNS = {
-    "solution": (pa.string(), "name as in section 4.2"),
+    "solution": (pa.string(), "name in gearnn.evaluation.solutions"),
     "setting": (pa.string(), "what distinguishes it from others of the same name; empty where nothing has to"),
     "level_trained": (pa.string(), "level of its training frames; mixed, pristine, or empty for the base"),
     "level_tested": (pa.string(), "level of the frames it was scored on"),
@@ -68,7 +69,7 @@ class Solution:
     """A solution, by name and setting.
 
     Attributes:
-        name: as in section 4.2.
+        name: in :mod:`gearnn.evaluation.solutions`.
         setting: what distinguishes it from others of the same name.
     """
 
@@ -96,9 +97,16 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read a benchmark's table and what it says about itself.
 
     Raises:
-        DataError: the file is no such table.
+        DataError: the file is no such table, or names solutions as GearNN no longer does.
     """
-    return read_parquet(path, SCHEMA, "benchmark table")
+    table, about = read_parquet(path, SCHEMA, "benchmark table")
+    unknown = sorted(set(table["solution"]) - set(BENCHMARKED))
+    if unknown:
+        raise DataError(
+            f"benchmark table {path}: expected solutions among {', '.join(BENCHMARKED)}, but got {', '.join(unknown)}; "
+            f"`gearnn benchmark` writes it anew, and trains nothing again"
+        )
+    return table, about
 
 
 class Results:
@@ -126,9 +134,9 @@ class Results:
 
     @property
     def solutions(self) -> list[Solution]:
-        """In the order of :data:`gearnn.evaluation.solutions.BENCHMARKED`; other bounds of GearNN are left out."""
+        """In the order of :data:`gearnn.evaluation.solutions.BENCHMARKED`; adaptors under other bounds are left out."""
         pairs = dict.fromkeys(zip(self._rows["solution"], self._rows["setting"], strict=True))
-        found = [Solution(name, setting) for name, setting in pairs if not (name == GEARNN and setting)]
+        found = [Solution(name, setting) for name, setting in pairs if not (name == ADAPTOR and setting)]
         return sorted(found, key=lambda solution: _order(solution.name))
 
     def cell(self, solution: Solution, level: str, trained: str | None = None) -> Cell:
@@ -176,7 +184,7 @@ class Results:
         """See :func:`gearnn.evaluation.solutions.kept_share`; None at pristine levels, where both run the base."""
         if DistortionLevel.parse(level).is_pristine:
             return None
-        solutions = (Solution(name) for name in (CLEAN, SWITCHING, GEARNN))
+        solutions = (Solution(name) for name in (CLEAN, FULL, ADAPTOR))
         return kept_share(*(self.cell(solution, level).mean for solution in solutions))
 
     def size(self, solution: Solution, level: str) -> int | None:
@@ -186,14 +194,14 @@ class Results:
         return int(rows["num_values"].iloc[0]) if len(rows) else None
 
     def bounds(self, level: str) -> list[Solution]:
-        """GearNN under every bound that was tried at a level, the plan's own first."""
-        rows = self._rows[(self._rows["solution"] == GEARNN) & (self._rows["level_tested"] == level)]
-        return [Solution(GEARNN, setting) for setting in sorted(map(str, set(rows["setting"])))]
+        """The adaptor under every bound that was tried at a level, the plan's own first."""
+        rows = self._rows[(self._rows["solution"] == ADAPTOR) & (self._rows["level_tested"] == level)]
+        return [Solution(ADAPTOR, setting) for setting in sorted(map(str, set(rows["setting"])))]
 
     def _rows_of(self, solution: Solution, level: str, trained: str | None) -> pd.DataFrame:
         if trained is None and solution.name in PER_LEVEL:
             if DistortionLevel.parse(level).is_pristine:
-                solution, trained = Solution(ORIGINAL), ""
+                solution, trained = Solution(BASE), ""
             else:
                 trained = level
         rows = self._rows

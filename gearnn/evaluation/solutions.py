@@ -8,12 +8,10 @@ CLEAN: Final = "clean fine-tune"
 FULL: Final = "full fine-tune"
 ADAPTOR: Final = "adaptor"
 SOLUTIONS: Final = (BASE, CLEAN, FULL, ADAPTOR)
-"""What is scored at every level: the base as it is, the pristine control, DNN switching, GearNN."""
+"""What an adaptation scores at every level: the base as it is (the paper's original DNN), the pristine control,
+the level's full fine-tune (its DNN switching), the adaptor (GearNN)."""
 
-ORIGINAL: Final = "original"
-SWITCHING: Final = "DNN switching"
-GEARNN: Final = "GearNN"
-PAPER_RECIPE: Final = "GearNN, paper recipe"
+PAPER_RECIPE: Final = "adaptor, paper recipe"
 MIXED: Final = "mixed training"
 MIXED_LONG: Final = "mixed training, all steps"
 STABILITY: Final = "stability training"
@@ -21,7 +19,7 @@ REESTIMATED: Final = "BatchNorm re-estimated"
 BATCHNORM: Final = "BatchNorm layers"
 LAST_LAYERS: Final = "last layers"
 BENCHMARKED: Final = (
-    ORIGINAL,
+    BASE,
     CLEAN,
     STABILITY,
     REESTIMATED,
@@ -30,12 +28,12 @@ BENCHMARKED: Final = (
     MIXED,
     MIXED_LONG,
     PAPER_RECIPE,
-    GEARNN,
-    SWITCHING,
+    ADAPTOR,
+    FULL,
 )
-"""The solutions of a benchmark, named as in section 4.2, in the order in which tables and figures show them."""
+"""The solutions of a benchmark (section 4.2), in the order in which tables and figures show them."""
 
-PER_LEVEL: Final = (REESTIMATED, LAST_LAYERS, BATCHNORM, PAPER_RECIPE, GEARNN, SWITCHING)
+PER_LEVEL: Final = (REESTIMATED, LAST_LAYERS, BATCHNORM, PAPER_RECIPE, ADAPTOR, FULL)
 """Those that hold something for every level, and run the base itself at pristine ones."""
 
 DIVERGED: Final = "diverged"
@@ -48,7 +46,7 @@ TEST: Final = "test"
 """Split roles: versions are chosen by the first and reported by the second."""
 
 GAIN_WORTH_TELLING: Final = 2.0
-"""Points of DNN switching over the pristine control below which the share that is kept would be noise."""
+"""Points of the full fine-tune over the pristine control below which the share that is kept would be noise."""
 
 _TITLES: Final = {
     "miou": "mIoU",
@@ -63,12 +61,12 @@ _TITLES: Final = {
 
 
 def kept_share(clean: float, full: float, own: float) -> float | None:
-    """What GearNN keeps of the gain of DNN switching over the pristine control; 1 is all of it.
+    """What the adaptor keeps of the gain of the full fine-tune over the pristine control; 1 is all of it.
 
     Args:
         clean: figure of the pristine control, in percent.
-        full: of DNN switching.
-        own: of GearNN.
+        full: of the full fine-tune.
+        own: of the adaptor.
 
     Returns:
         The share; None where the gain is below ``GAIN_WORTH_TELLING``, NaN where a figure is missing.

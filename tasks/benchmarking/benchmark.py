@@ -149,7 +149,7 @@ def _num_values(entrant: Entrant, base: Base) -> int:
     """What memory grows by: an adaptor's values, or a whole network for every level; nothing for a single network."""
     if entrant.adaptor is not None:
         return entrant.adaptor.num_values
-    return base.num_values if entrant.solution == solutions.SWITCHING else 0
+    return base.num_values if entrant.solution == solutions.FULL else 0
 
 
 def _key(entrant: Entrant) -> tuple[str, str, int]:

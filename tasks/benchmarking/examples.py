@@ -39,8 +39,8 @@ def draw_examples(opened: Opened, base: Base, measured: Sequence[Measured]) -> l
 
 def _networks(opened: Opened, base: Base, measured: Sequence[Measured], level: str) -> dict[str, nn.Module]:
     """The networks of a level by the solution's name."""
-    networks = {solutions.ORIGINAL: solution_of(opened, base, None)}
-    for name in (solutions.GEARNN, solutions.SWITCHING):
+    networks = {solutions.BASE: solution_of(opened, base, None)}
+    for name in (solutions.ADAPTOR, solutions.FULL):
         entrants = (one.entrant for one in measured)
         own = next((e for e in entrants if _is(e, name, level)), None)
         if own is not None:

@@ -26,20 +26,20 @@ def measure_memory(opened: Opened, base: Base, measured: Sequence[Measured]) -> 
                 base.weights.size + sum(file.file.size for file in files),
                 _resident(opened, base, files),
             )
-        elif solution == solutions.SWITCHING and len(networks) >= len(levels):
+        elif solution == solutions.FULL and len(networks) >= len(levels):
             number = len(levels) + 1
             disk = base.weights.size + sum(n.weights.size for n in _of_levels(networks, levels))
             kept[solution] = (base.num_values * number, disk, loaded * number)
-        elif solution == solutions.ORIGINAL or (networks and solution not in solutions.PER_LEVEL):
+        elif solution == solutions.BASE or (networks and solution not in solutions.PER_LEVEL):
             weights = networks[0].weights if networks else base.weights
             kept[solution] = (base.num_values, weights.size, loaded)
     return memory_table(base.num_values, plan.bound.in_values(base.num_values), len(levels), kept)
 
 
 def _entrants(measured: Sequence[Measured], solution: str) -> list[Entrant]:
-    """Of the first seed, without GearNN's other bounds."""
+    """Of the first seed, without adaptors under other bounds."""
     found = [m.entrant for m in measured if m.entrant.solution == solution and not m.entrant.failure]
-    found = [e for e in found if not (solution == solutions.GEARNN and e.setting)]
+    found = [e for e in found if not (solution == solutions.ADAPTOR and e.setting)]
     return [e for e in found if e.seed == found[0].seed]
 
 

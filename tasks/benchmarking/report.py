@@ -13,8 +13,8 @@ from gearnn.plan.sections import FinetuneSpec
 from tasks.benchmarking import sections
 from tasks.benchmarking.figures import Findings
 
-_GEARNN, _SWITCHING = Solution(solutions.GEARNN), Solution(solutions.SWITCHING)
-_ORIGINAL, _MIXED = Solution(solutions.ORIGINAL), Solution(solutions.MIXED)
+_ADAPTOR, _FULL = Solution(solutions.ADAPTOR), Solution(solutions.FULL)
+_BASE, _MIXED = Solution(solutions.BASE), Solution(solutions.MIXED)
 
 
 def compose(found: Findings, drawn: Mapping[str, Figure]) -> Report:
@@ -48,38 +48,36 @@ def compose(found: Findings, drawn: Mapping[str, Figure]) -> Report:
 def _verdict(found: Findings) -> list[str]:
     """The answer in plain words, and what the answer does not rest on."""
     results, lines = found.results, []
-    own, original, full = (results.average(each) for each in (_GEARNN, _ORIGINAL, _SWITCHING))
-    if own.problem or original.problem or full.problem:
-        averages = zip((_GEARNN, _ORIGINAL, _SWITCHING), (own, original, full), strict=True)
+    own, base, full = (results.average(each) for each in (_ADAPTOR, _BASE, _FULL))
+    if own.problem or base.problem or full.problem:
+        averages = zip((_ADAPTOR, _BASE, _FULL), (own, base, full), strict=True)
         gaps = [f"{solution} has {cell.problem}" for solution, cell in averages if cell.problem]
         return [f"No verdict over all levels: {', '.join(gaps)}. The tables say what was measured, and why not more."]
     lines.append(
-        f"With every level equally likely GearNN has {own.mean:.1f}, the base alone {original.mean:.1f}, "
-        f"DNN switching {full.mean:.1f}: {own.mean - original.mean:+.1f} against the base, "
-        f"{own.mean - full.mean:+.1f} against switching. Differences within the spread over seeds and the intervals "
-        f"over frames say little."
+        f"With every level equally likely adaptors (GearNN) have {own.mean:.1f}, the base alone {base.mean:.1f}, "
+        f"full fine-tunes (DNN switching) {full.mean:.1f}: {own.mean - base.mean:+.1f} against the base, "
+        f"{own.mean - full.mean:+.1f} against full fine-tunes. Differences within the spread over seeds and the "
+        f"intervals over frames say little."
     )
     mixed = results.average(_MIXED)
     if not mixed.problem:
         lines.append(f"Mixed training, one network of the same number of steps, has {mixed.mean:.1f}.")
-    averages = {each: results.average(each).mean for each in results.solutions if each not in (_GEARNN, _SWITCHING)}
+    averages = {each: results.average(each).mean for each in results.solutions if each not in (_ADAPTOR, _FULL)}
     ahead = [f"{each} ({mean:.1f})" for each, mean in averages.items() if mean > own.mean]
     if ahead:
-        lines.append(f"More than GearNN without whole networks to switch: {', '.join(ahead)}.")
+        lines.append(f"More than adaptors without whole networks to switch: {', '.join(ahead)}.")
     kept = {level: results.kept(level) for level in results.levels}
     told = [f"{100 * share:.0f} % at {level}" for level, share in kept.items() if share is not None and share == share]
     if any(share != share for share in kept.values()):
-        lines.append("What GearNN keeps of the gain is not known everywhere: the pristine control is missing.")
+        lines.append("What adaptors keep of the gain is not known everywhere: the pristine control is missing.")
     elif told:
-        lines.append(f"Of what switching gains over the pristine control GearNN keeps {', '.join(told)}.")
+        lines.append(f"Of what full fine-tunes gain over the pristine control adaptors keep {', '.join(told)}.")
     else:
         lines.append(
-            f"Switching gains less than {GAIN_WORTH_TELLING:g} points over the pristine control at every level: "
+            f"Full fine-tunes gain less than {GAIN_WORTH_TELLING:g} points over the pristine control at every level: "
             f"there is little here that adapting repairs."
         )
-    lost = [
-        level for level in results.levels if results.cell(_GEARNN, level).mean < results.cell(_ORIGINAL, level).mean
-    ]
+    lost = [level for level in results.levels if results.cell(_ADAPTOR, level).mean < results.cell(_BASE, level).mean]
     if lost:
         lines.append(f"Worse than the base at {', '.join(lost)}.")
     return lines
@@ -106,10 +104,8 @@ def _how_in_words(found: Findings) -> list[str]:
             f"{solutions.MIXED_LONG} has {len(found.plan.distortion_levels)} times the steps of one full fine-tune."
         )
     if solutions.PAPER_RECIPE in shown:
-        texts.append(f"{solutions.PAPER_RECIPE} trains GearNN's layers as whole networks are trained.")
-    texts.append(
-        "GearNN needs the full fine-tunes of DNN switching and the control before its own, which are counted there."
-    )
+        texts.append(f"{solutions.PAPER_RECIPE} trains the adaptors' layers as whole networks are trained.")
+    texts.append("Adaptors need the full fine-tunes and the control before their own, which are counted there.")
     if held_out.test == held_out.promote:
         texts.append(f"This data has one held-out split, {held_out.test}, by which versions are chosen, too.")
     if found.failures:

@@ -15,7 +15,7 @@ from gearnn.levels import short
 from gearnn.sensitivity import share_of_changed_weights, share_of_sensitive_layers
 from tasks.benchmarking.figures import Findings
 
-_GEARNN = Solution(solutions.GEARNN)
+_ADAPTOR = Solution(solutions.ADAPTOR)
 
 
 def accuracy(found: Findings, drawn: Mapping[str, Figure]) -> Section:
@@ -25,7 +25,7 @@ def accuracy(found: Findings, drawn: Mapping[str, Figure]) -> Section:
     for solution in results.solutions:
         cells = [_entry(results.cell(solution, level), results, solution, level) for level in results.levels]
         average = _entry(results.average(solution))
-        rows.append(Line(cells=[Entry(text=str(solution)), *cells, average], emphasis=solution == _GEARNN))
+        rows.append(Line(cells=[Entry(text=str(solution)), *cells, average], emphasis=solution == _ADAPTOR))
     kept = [results.kept(level) for level in results.levels]
     rows.append(Line(cells=[Entry(text="kept of the gain"), *map(_share, kept), Entry(text="")]))
     table = Table(
@@ -49,7 +49,7 @@ def accuracy(found: Findings, drawn: Mapping[str, Figure]) -> Section:
 
 def gains(results: Results) -> Section:
     """The averages that the text of section 5 quotes."""
-    pairs = [(_GEARNN, other) for other in results.solutions if other != _GEARNN]
+    pairs = [(_ADAPTOR, other) for other in results.solutions if other != _ADAPTOR]
     rows = []
     for one, other in pairs:
         gain = results.gain(one, other)
@@ -57,9 +57,9 @@ def gains(results: Results) -> Section:
         cells = [Entry(text="" if math.isnan(value) else f"{value:+.1f}") for value in per_level]
         rows.append(Line(cells=[Entry(text=f"over {other}"), *cells, _signed(gain)]))
     table = Table(
-        heading=["GearNN's gain", *map(short, results.levels), "mean"],
+        heading=["gain of adaptors", *map(short, results.levels), "mean"],
         rows=rows,
-        caption="Points; negative where GearNN has less.",
+        caption="Points; negative where adaptors have less.",
     )
     return Section(key="gains", title="Gains and losses", tables=[table])
 
@@ -76,7 +76,7 @@ def other_figures(found: Findings, drawn: Mapping[str, Figure]) -> Section:
                     *(_entry(results.cell(s, level)) for level in results.levels),
                     _entry(results.average(s)),
                 ],
-                emphasis=s == _GEARNN,
+                emphasis=s == _ADAPTOR,
             )
             for s in results.solutions
         ]
@@ -98,7 +98,7 @@ def memory(found: Findings) -> Section:
                 Entry(text=_megabytes(row.disk)),
                 Entry(text=_megabytes(row.resident)),
             ],
-            emphasis=row.solution == solutions.GEARNN,
+            emphasis=row.solution == solutions.ADAPTOR,
         )
         for row in found.memory
     ]
@@ -129,19 +129,19 @@ def layers(found: Findings, drawn: Mapping[str, Figure]) -> Section:
 
 def frequency(found: Findings, drawn: Mapping[str, Figure]) -> Section:
     """Frequency responses (Fig. 4, 6, 7)."""
-    original = found.responses.get(solutions.ORIGINAL)
+    base = found.responses.get(solutions.BASE)
     rows = []
     for title, response in found.responses.items():
         solution, _, level = title.partition("\n")
-        full = found.responses.get(f"{solutions.SWITCHING}\n{level}")
-        near = "" if full is None or original is None else f"{closeness(original, full, response):.2f}"
+        full = found.responses.get(f"{solutions.FULL}\n{level}")
+        near = "" if full is None or base is None else f"{closeness(base, full, response):.2f}"
         cells = [
             title.replace("\n", " "),
             f"{response[0].sum():.4g}",
             f"{100 * high_frequency_share(response):.1f} %",
             near,
         ]
-        rows.append(Line(cells=[Entry(text=cell) for cell in cells], emphasis=solution == solutions.GEARNN))
+        rows.append(Line(cells=[Entry(text=cell) for cell in cells], emphasis=solution == solutions.ADAPTOR))
     heading = ["network", "|gradient|, luma, summed", "of it at high frequencies", "closeness to the full fine-tune"]
     texts = [
         "High is the half of the coefficients behind the diagonal. Closeness is 1 - |own - full| / |base - full|, "

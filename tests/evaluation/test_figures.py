@@ -31,7 +31,7 @@ def sensitivity() -> pd.DataFrame:
 
 
 def drawings() -> dict[str, Figure]:
-    rows = [*full_table(), row(solutions.GEARNN, LEVELS[0], 45.0, setting="bound=1 %", num_values=50)]
+    rows = [*full_table(), row(solutions.ADAPTOR, LEVELS[0], 45.0, setting="bound=1 %", num_values=50)]
     rows += [
         row(solutions.STABILITY, level, 40.0 + a, setting=f"alpha={a}, sigma=0.1") for a in (1, 2) for level in LEVELS
     ]
@@ -70,11 +70,11 @@ def test_stability_is_shown_with_its_best_setting_only() -> None:
 
 
 def test_what_has_no_value_is_said_in_the_figure() -> None:
-    rows = [r for r in full_table() if r["solution"] != solutions.GEARNN]
-    rows += [failed(solutions.GEARNN, LEVELS[0], solutions.DIVERGED)]
+    rows = [r for r in full_table() if r["solution"] != solutions.ADAPTOR]
+    rows += [failed(solutions.ADAPTOR, LEVELS[0], solutions.DIVERGED)]
     results = Results(pd.DataFrame(rows), LEVELS)
     text = text_of(figures.accuracy_over_levels(results))
-    assert "no value: GearNN: jpeg 5 diverged; GearNN: jpeg 20 not measured" in text
+    assert "no value: adaptor: jpeg 5 diverged; adaptor: jpeg 20 not measured" in text
     matrix = text_of(figures.matrix(results))
     assert "diverged" in matrix
     assert "not measured" in matrix

@@ -12,11 +12,11 @@ DRN_D_22, DRN_D_38 = 15_907_139, 26_022_723
 @pytest.mark.parametrize(
     ("solution", "jpeg", "resolution", "overhead"),
     [
-        (solutions.GEARNN, 16_193_465, 26_334_993, (1.8, 1.2)),
-        (solutions.ORIGINAL, 15_907_139, 26_022_723, (0, 0)),
+        (solutions.ADAPTOR, 16_193_465, 26_334_993, (1.8, 1.2)),
+        (solutions.BASE, 15_907_139, 26_022_723, (0, 0)),
         (solutions.STABILITY, 15_907_139, 26_022_723, (0, 0)),
         (solutions.MIXED, 15_907_139, 26_022_723, (0, 0)),
-        (solutions.SWITCHING, 159_071_390, 182_159_061, (900, 600)),
+        (solutions.FULL, 159_071_390, 182_159_061, (900, 600)),
     ],
 )
 def test_table_1_is_reproduced_to_the_value(
@@ -31,7 +31,7 @@ def test_table_1_is_reproduced_to_the_value(
 
 def test_brightness_charges_nineteen_levels_where_the_paper_charges_twenty() -> None:
     bound = DRN_D_38 * 2 // 1000
-    assert nominal_values(solutions.GEARNN, DRN_D_38, bound, 19) / DRN_D_38 == pytest.approx(1.038, abs=1e-4)
+    assert nominal_values(solutions.ADAPTOR, DRN_D_38, bound, 19) / DRN_D_38 == pytest.approx(1.038, abs=1e-4)
 
 
 def test_what_has_no_bound_is_charged_as_it_is() -> None:

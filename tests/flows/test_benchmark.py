@@ -75,8 +75,8 @@ def test_every_solution_is_measured_at_every_level_for_every_seed(done: tuple[Be
     results = Results(table, plan(Path()).levels)
     for solution in results.solutions:
         for level in results.levels:
-            expected = 1 if solution.name == solutions.ORIGINAL or level == "jpeg:quality=100" else 2
-            if solution.name not in solutions.PER_LEVEL and solution.name != solutions.ORIGINAL:
+            expected = 1 if solution.name == solutions.BASE or level == "jpeg:quality=100" else 2
+            if solution.name not in solutions.PER_LEVEL and solution.name != solutions.BASE:
                 expected = 2
             if solution.name == solutions.REESTIMATED:  # no seed decides about it
                 expected = 1
@@ -85,10 +85,10 @@ def test_every_solution_is_measured_at_every_level_for_every_seed(done: tuple[Be
     assert settings == {"alpha=1, sigma=0.1", "alpha=2, sigma=0.1"}
     assert len(results.bounds("jpeg:quality=5")) == 2
     assert {results.cell(s, "jpeg:quality=5").num_seeds for s in results.bounds("jpeg:quality=5")} == {2}
-    other = results.cell(Solution(solutions.GEARNN), "resolution:scale=0.5", "jpeg:quality=5")
+    other = results.cell(Solution(solutions.ADAPTOR), "resolution:scale=0.5", "jpeg:quality=5")
     assert other.num_seeds == 2
     sizes = table.groupby("solution")["num_values"].max()
-    assert sizes[solutions.SWITCHING] == measured.base.num_values
+    assert sizes[solutions.FULL] == measured.base.num_values
     assert sizes[solutions.MIXED] == 0
     assert sizes[solutions.LAST_LAYERS] <= measured.base.num_values // 100
 
@@ -145,7 +145,7 @@ def test_a_solution_that_diverges_is_named_and_the_others_are_measured(store: Pa
     stability = next(s for s in results.solutions if s.name == solutions.STABILITY)
     assert str(results.cell(stability, "jpeg:quality=5")) == "diverged"
     assert str(results.average(stability)) == "0 of 3 levels"
-    assert not results.average(Solution(solutions.GEARNN)).problem
+    assert not results.average(Solution(solutions.ADAPTOR)).problem
     assert "diverged" in Path(measured.report).read_text()
 
 
@@ -181,7 +181,7 @@ def test_the_command_prints_the_table_and_says_where_the_page_is(store: Path, tm
     lines = result.stdout.splitlines()
     heading = next(line for line in lines if line.startswith("solution"))
     assert heading.split() == ["solution", *CONTENT["levels"], "mean"]
-    gearnn = next(line for line in lines if line.startswith("GearNN  "))
+    gearnn = next(line for line in lines if line.startswith("adaptor  "))
     assert gearnn.count("±") == 3  # two distorted levels, and the mean; at Q=100 the base runs
     assert any(line.startswith("report:    ") and line.endswith("report.html") for line in lines)
 
@@ -208,7 +208,7 @@ def test_what_a_detector_cannot_have_is_named_and_the_rest_is_measured(tmp_path:
     results = Results(table, ours.levels)
     assert results.metric == "mask_ap"
     assert str(results.cell(Solution(solutions.BATCHNORM), "jpeg:quality=5")) == "not possible"
-    assert not results.average(Solution(solutions.GEARNN)).problem
+    assert not results.average(Solution(solutions.ADAPTOR)).problem
     figures = {path.stem for path in (Path(measured.report).parent / "figures").iterdir()}
     assert {"accuracy-mask-ap", "accuracy-box-ap", "frequency", "example-1"} <= figures
 

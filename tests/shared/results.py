@@ -38,10 +38,10 @@ def failed(solution: str, tested: str, kind: str, **changes: Any) -> dict[str, A
 
 def full_table(**changes: Sequence[float]) -> list[dict[str, Any]]:
     values = {
-        solutions.ORIGINAL: (30.0, 50.0, 55.0),
+        solutions.BASE: (30.0, 50.0, 55.0),
         solutions.CLEAN: (31.0, 50.0, 56.0),
         solutions.MIXED: (40.0, 51.0, 53.0),
-        solutions.SWITCHING: (46.0, 51.5),
-        solutions.GEARNN: (44.5, 52.0),
+        solutions.FULL: (46.0, 51.5),
+        solutions.ADAPTOR: (44.5, 52.0),
     }
     return [row(s, level, value) for s, own in values.items() for level, value in zip(LEVELS, own, strict=False)]
