@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -184,3 +185,10 @@ def test_every_error_stands_in_the_tree() -> None:
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_every_module_says_what_it_is_for(package: str) -> None:
     assert [str(p) for p in sources(package) if not ast.get_docstring(ast.parse(p.read_text()))] == []
+
+
+def test_the_way_of_an_adaptor_is_short_and_its_files_are_there() -> None:
+    section = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("### From `gearnn adapt`")[2].partition("\n## ")[0]
+    files = re.findall(r"`([a-z_/0-9]+\.py)`", section)
+    assert len(files) == len(set(files)) <= 25
+    assert [name for name in files if not (REPOSITORY / name).is_file()] == []
