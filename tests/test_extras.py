@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.app import app
 from flows.running import clusters
 from gearnn.errors import GearNNError
 from gearnn.plan import Plan
+from gearnn.registry.servers import check_mlflow
 from infra import services
 from tasks.doctor import plan as doctor
 from tests.conftest import REPOSITORY
@@ -46,6 +48,27 @@ def test_a_runner_that_is_not_installed_is_found_by_the_doctor(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, f"prefect_{kind}", None)
     plan = Plan.load(STREETS).model_copy(update={"runner": kind})
     assert asks_for(kind, refused(lambda: doctor._runner(plan)))
+
+
+@pytest.mark.parametrize("command", ["adapt", "train-base", "benchmark"])
+def test_a_command_looks_for_its_runner_before_all_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "plan.yaml").write_text(f"{STREETS.read_text()}\nrunner: ray\n")
+    monkeypatch.setitem(sys.modules, "prefect_ray", None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        app([command, "plan.yaml"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert asks_for("ray", line)
+
+
+def test_a_database_whose_driver_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@127.0.0.1:1/mlflow")
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    message = refused(check_mlflow)
+    assert asks_for("services", message)
+    assert "secret" not in message
 
 
 @pytest.mark.parametrize("module", ["flask_wtf", "psycopg2"])
