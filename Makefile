@@ -22,7 +22,7 @@ setup: $(ALL) ## install everything into .venv
 # $(1): what to install, $(2): the stamps.
 define install
 @$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"expected Python 3.11 to 3.13, but $(PYTHON) is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-@echo "setting up .venv, a minute or two ..."
+@echo "setting up .venv, some minutes ..."
 @for found in .venv/lib/python3*/site-packages/*.dist-info; do grep -qs '/INSTALLER,' "$$found/RECORD" || rm -rf "$$found"; done
 @$(BIN)/python -c 'from importlib.metadata import version; version("pip")' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 @$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '$(1)'
