@@ -6,7 +6,9 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,17 @@ ONLY = {
 """Which rooms, or files, may import a library."""
 
 FORBIDDEN = {"gearnn": {"tasks", "flows", "prefect", "typer"}, "tasks": {"flows", "typer"}, "flows": set()}
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+COMES_WITH = {"botocore": "boto3", "s3transfer": "boto3", "urllib3": "requests", "pydantic-core": "pydantic"}
+"""Packages that are inner parts of declared ones."""
+
+OF_AN_EXTRA = {"flows/running/clusters.py": {"distributed"}, "infra/services/postgres.py": {"psycopg2"}}
+"""What only an extra brings, and the files that import it, after they said which extra is missing."""
+
+BRINGS = packages_distributions()
+"""Module -> the packages that bring it."""
 
 
 def sources(package: str) -> list[Path]:
@@ -102,6 +115,21 @@ def _reached(name: str, graph: Mapping[str, set[str]]) -> set[str]:
     return found
 
 
+def packages(requirements: Collection[str]) -> set[str]:
+    """Names of required packages, without versions and extras, in the form that tells them apart."""
+    return {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
+
+
+def normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def packages_of(module: str) -> set[str]:
+    """The packages that bring a module; its own name where it is not installed."""
+    found = {normal(package) for package in BRINGS.get(module, [module])}
+    return {COMES_WITH.get(package, package) for package in found}
+
+
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_run_one_way_downwards(package: str) -> None:
     assert {
@@ -119,6 +147,19 @@ def test_a_library_is_used_in_its_own_room_only(library: str) -> None:
     ]
     assert [user for user in users if not user.startswith(tuple(ONLY[library]))] == []
     assert [room for room in ONLY[library] if not any(user.startswith(room) for user in users)] == []
+
+
+@pytest.mark.parametrize("package", [*FORBIDDEN, "infra"])
+def test_what_is_imported_is_declared_as_a_dependency(package: str) -> None:
+    """`make demo` installs nothing else."""
+    declared = packages(PROJECT["dependencies"])
+    known = {*sys.stdlib_module_names, *FORBIDDEN, "infra"}
+    undeclared = {
+        str(path.relative_to(REPOSITORY)): found
+        for path in sources(package)
+        if (found := {name for name in imported(path) - known if not packages_of(name) & declared})
+    }
+    assert undeclared == {path: names for path, names in OF_AN_EXTRA.items() if path.startswith(package)}
 
 
 def test_what_tests_share_stands_in_one_place() -> None:
@@ -167,11 +208,18 @@ def test_what_a_package_hands_out_on_demand_is_there(name: str) -> None:
         assert getattr(package, public) is not None
 
 
-def test_every_module_can_be_imported() -> None:
+def test_every_module_can_be_imported_without_the_extras() -> None:
     """All in one process: names that imports take from modules of ours are checked by nothing else."""
-    modules = [name_of(path) for package in FORBIDDEN for path in sources(package) if path.name != "__main__.py"]
-    code = f"import importlib; [importlib.import_module(name) for name in {modules}]"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    extras = [one for extra in ("dask", "ray", "services") for one in PROJECT["optional-dependencies"][extra]]
+    optional = packages(extras) - packages(PROJECT["dependencies"])
+    absent = {"dask", "ray"}.union(*OF_AN_EXTRA.values(), (name for name in BRINGS if packages_of(name) & optional))
+    assert {"prefect_dask", "prefect_ray", "psycopg2"} <= absent
+    modules = [name_of(path) for p in (*FORBIDDEN, "infra") for path in sources(p) if path.name != "__main__.py"]
+    code = (
+        f"import importlib, sys; sys.modules |= dict.fromkeys({absent})\n"
+        f"for name in {modules}: importlib.import_module(name)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
 
 

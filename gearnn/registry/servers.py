@@ -153,9 +153,7 @@ def _asking(what: str, retries: int) -> Iterator[None]:
         status = getattr(error, "get_http_status_code", lambda: 0)()
         if status in (401, 403):
             raise ServerError(f"{what}: {_refusal(status)}") from error
-        is_server = runs.tracking_uri().startswith("http")
-        todo = "; check MLFLOW_TRACKING_URI and whether the server runs" if is_server else ""
-        raise ServerError(f"{what}: expected it to answer, but got: {_reason(error)}{todo}") from error
+        raise ServerError(f"{what}: expected it to answer, but got: {_reason(error)}{_todo(error)}") from error
     finally:
         for name in added:
             os.environ.pop(name, None)
@@ -165,6 +163,13 @@ def _reason(error: Exception) -> str:
     """What the system said, which requests wraps in its own words; else all of it."""
     found = re.search(r"\[Errno -?\d+\] [\w ]+|timed out", str(error))
     return found[0] if found else one_line(error)
+
+
+def _todo(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":
+        return "; pip install 'gearnn[services]'"
+    is_server = runs.tracking_uri().startswith("http")
+    return "; check MLFLOW_TRACKING_URI and whether the server runs" if is_server else ""
 
 
 def _refusal(status: int) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 from prefect import task
 from prefect.context import FlowRunContext
 from torch import nn
 
-from gearnn.errors import StoreError
+from gearnn.errors import PlanError, StoreError
 from gearnn.levels import DistortionLevel
 from gearnn.plan import Plan
 from gearnn.plan.opened import Opened
@@ -66,16 +67,28 @@ def check_plan(plan: Plan, *, with_frames: bool = True, say: Callable[[str], Non
 
 
 def check_surroundings(plan: Plan) -> None:
-    """What may change from one run to the next: the device, the servers, the store.
+    """What may change from one run to the next: the packages, the device, the servers, the store.
 
     Raises:
         GearNNError: what is wrong.
     """
+    check_runner(plan)
     check_device(where_it_computes(plan), _worker())
     check_prefect()
     check_mlflow()
     check_writable(plan.registered_base)
     Opened(plan).store.check()
+
+
+def check_runner(plan: Plan) -> None:
+    """Look for what brings Dask or Ray into Prefect; where the steps run is not asked.
+
+    Raises:
+        PlanError: the extra that is not installed.
+    """
+    kind = plan.runner.partition("://")[0]
+    if kind in ("dask", "ray") and find_spec(f"prefect_{kind}") is None:
+        raise PlanError(f"plan: runner: {kind} is not installed; pip install 'gearnn[{kind}]'")
 
 
 def check_space(opened: Opened, base: nn.Module) -> int:

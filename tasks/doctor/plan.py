@@ -5,7 +5,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from gearnn.errors import PlanError, StoreError
@@ -14,7 +13,7 @@ from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_device
 from gearnn.store.addresses import shown
 from gearnn.store.bucket import Bucket, is_remote
-from tasks.adapting.preflight import check_space, where_it_computes
+from tasks.adapting.preflight import check_runner, check_space, where_it_computes
 from tasks.doctor.checks import Check, attempt
 
 _SECONDS_TO_ANSWER = 3.0
@@ -101,10 +100,8 @@ def _device(plan: Plan) -> str:
 
 
 def _runner(plan: Plan) -> str:
-    kind, _, place = plan.runner.partition("://")
-    package = {"dask": "prefect_dask", "ray": "prefect_ray"}.get(kind)
-    if package is not None and find_spec(package) is None:
-        raise PlanError(f"plan: runner: {kind} is not installed; pip install 'gearnn[{kind}]'")
+    place = plan.runner.partition("://")[2]
+    check_runner(plan)
     if not place:
         return plan.runner
     host, _, port = place.rpartition(":")

@@ -1,7 +1,6 @@
 """The main job on threads, processes, a Dask cluster of two worker processes, and Ray: one result."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -179,12 +178,6 @@ def test_workers_with_other_code_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         expected = f"code {own['code']} as this process does, but tcp://a of the Dask scheduler at host:8786 has .*0123"
         with pytest.raises(PlanError, match=expected):
             clusters._check_workers(client, "host:8786")
-
-
-def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
-    with ExitStack() as stack, pytest.raises(PlanError, match=re.escape("pip install 'gearnn[dask]'")):
-        clusters.dask("", 1, stack)
 
 
 @pytest.mark.parametrize(
