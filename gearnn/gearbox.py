@@ -22,7 +22,7 @@ from gearnn.gears.choice import Policy, Steady
 from gearnn.gears.examples import Example, examples
 from gearnn.gears.holding import Gears, Hold
 from gearnn.gears.in_place import InPlace
-from gearnn.gears.inference import Frame, Hint, Inference, infer, predict
+from gearnn.gears.inference import Engine, Frame, Hint, Inference, hints_for
 from gearnn.gears.views import Views
 from gearnn.layers import fingerprint
 from gearnn.levels import DistortionLevel
@@ -196,6 +196,22 @@ class GearBox:
             raise DataError("expected a gearbox with a problem, because frames must be decoded and normalised")
         return self.problem
 
+    @property
+    def engine(self) -> Engine:
+        """What senses, chooses and predicts with these gears, as they are now.
+
+        Raises:
+            DataError: this gearbox was built without a problem.
+        """
+        return Engine(
+            sensor=self.sensor,
+            levels=self._levels,
+            network_for=self.mixed,
+            problem=self.known_problem,
+            compute=self.compute,
+            most_frames=self.most_frames,
+        )
+
     def model(self, level: DistortionLevel | str) -> nn.Module:
         """The network of one level; at a pristine level the base itself. Views only.
 
@@ -302,17 +318,12 @@ class GearBox:
         steady: Steady | None = None,
     ) -> list[Inference | GearNNError]:
         """As :meth:`infer`, but a frame that cannot be used leaves its error in its place and the others run."""
-        assert self.known_problem is not None
-        hints = [level] * len(frames) if level is None or isinstance(level, DistortionLevel | str) else level
-        if not isinstance(hints, Sequence):
-            raise GearError(f"level: expected a level, or one for each frame, but got {type(level).__name__}")
-        if len(hints) != len(frames):
-            raise GearError(f"expected one level for all frames or one for each of {len(frames)}, but got {len(hints)}")
-        return infer(self, frames, hints, trust_hint=trust_level, policy=policy or Policy(), steady=steady)
+        engine, hints = self.engine, hints_for(frames, level)
+        return engine.answers(frames, hints, trust_hint=trust_level, policy=policy or Policy(), steady=steady)
 
     def predict(self, samples: Sequence[Sample], levels: Sequence[DistortionLevel]) -> list[Any]:
-        """Predictions of decoded frames at levels that are known; see :func:`gearnn.gears.inference.predict`."""
-        return predict(self, samples, levels)
+        """Predictions of decoded frames at levels that are known; see :meth:`gearnn.gears.inference.Engine.predict`."""
+        return self.engine.predict(samples, levels)
 
     def compile(self, **options: Any) -> None:
         """Compile the networks by ``torch.compile`` at their next call: views share one compiled program.

@@ -124,6 +124,8 @@ def test_a_gearbox_without_a_problem_runs_tensors_only(tiny: nn.Module) -> None:
     assert gearbox(torch.zeros(1, 3, 8, 8), DistortionLevel()).shape == (1, 9, 8, 8)
     with pytest.raises(DataError, match="expected a gearbox with a problem"):
         gearbox.infer([b""])
+    with pytest.raises(DataError, match="expected a gearbox with a problem"):
+        gearbox.predict([], [])
 
 
 def test_odd_sizes_come_back_whole(gearbox: GearBox) -> None:

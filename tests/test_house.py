@@ -43,6 +43,9 @@ OF_AN_EXTRA = {"flows/running/clusters.py": {"distributed"}, "infra/services/pos
 BRINGS = packages_distributions()
 """Module -> the packages that bring it."""
 
+ABOVE = {"gearnn/gears": {"gearnn.gearbox", "gearnn.GearBox"}}
+"""What is built of a room, and which it does not know, not even for its types."""
+
 
 def sources(package: str) -> list[Path]:
     return sorted((REPOSITORY / package).rglob("*.py"))
@@ -135,6 +138,18 @@ def test_imports_run_one_way_downwards(package: str) -> None:
     assert {
         str(p): imported(p) & FORBIDDEN[package] for p in sources(package) if imported(p) & FORBIDDEN[package]
     } == {}
+
+
+@pytest.mark.parametrize("room", ABOVE)
+def test_a_room_does_not_know_what_is_built_of_it(room: str) -> None:
+    assert {str(p): names for p in sources(room) if (names := imports_of(p) & ABOVE[room])} == {}
+
+
+def test_an_import_for_types_alone_counts_as_knowing(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    for line in ("from gearnn.gearbox import GearBox", "from gearnn import gearbox", "import gearnn.gearbox"):
+        file.write_text(f"if TYPE_CHECKING:\n    {line}\n")
+        assert "gearnn.gearbox" in imports_of(file)
 
 
 @pytest.mark.parametrize("library", ONLY)

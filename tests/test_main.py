@@ -90,3 +90,13 @@ def test_a_package_that_is_missing_is_named(wheel: Path, user: Path) -> None:
     assert done.stderr == (
         f"gearnn: expected its package tasks in {user}, but it is not there; install gearnn again, or rename yours\n"
     )
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["no-such-command"]])
+def test_nothing_that_a_command_leaves_is_collected_as_python_ends(arguments: list[str]) -> None:
+    code = (
+        "import atexit, gc, sys, gearnn.__main__ as m; "
+        f"atexit.register(lambda: print('frozen', gc.get_freeze_count() > 0)); sys.argv[1:] = {arguments}; m.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("frozen True\n"), done.stderr

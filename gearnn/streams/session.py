@@ -14,7 +14,6 @@ from gearnn.distortions import Received
 from gearnn.errors import DataError, GearNNError
 from gearnn.gearbox import GearBox
 from gearnn.gears.choice import Choice, Policy, Steady, gear_of
-from gearnn.gears.inference import choose_gear
 from gearnn.levels import DistortionLevel
 from gearnn.problems.problem import Score
 from gearnn.streams.segment import Segment
@@ -148,7 +147,7 @@ class Session:
                 yield self._frame(segment, index, frames[index], segment.start + times[index], choice, clock)
 
     def _choice(self, received: Received) -> Choice:
-        choice = choose_gear(self.gearbox, received, policy=self.policy)
+        choice = self.gearbox.engine.choose(received, policy=self.policy)
         choice = choice if self.steady is None else self.steady(choice)
         gear = gear_of(choice.used)
         self.tally.shifts += self._gear is not None and gear != self._gear

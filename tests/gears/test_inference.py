@@ -9,11 +9,13 @@ from torch import nn
 
 from gearnn.datasets import Camera, DistortedDataset
 from gearnn.datasets.streets import Streets
-from gearnn.distortions import calibrate, encode
-from gearnn.errors import SenseError
+from gearnn.distortions import Sensor, calibrate, encode
+from gearnn.errors import GearError, SenseError
 from gearnn.gearbox import GearBox
 from gearnn.gears.choice import Policy
+from gearnn.gears.inference import Engine, Inference, hints_for
 from gearnn.levels import DistortionLevel
+from gearnn.machine.compute import Compute
 from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.adaptors import make_adaptor
 
@@ -68,3 +70,42 @@ def test_a_black_frame_is_answered_with_its_doubt(tiny: nn.Module, problem: Sema
     assert answer.off_map.startswith("unlike every level of brightness: a misfit of ")
     assert gearbox.infer([black], policy=Policy(off_map="base"))[0].used.is_pristine
     assert "unlike every level" in str(gearbox.answers([black], policy=Policy(off_map="error"))[0])
+
+
+def test_an_engine_needs_no_gearbox(tiny: nn.Module, problem: SemanticSegmentation, photo: Image.Image) -> None:
+    levels, asked = [DistortionLevel.parse(TEN), DistortionLevel.parse(THIRTY)], []
+
+    def network_for(levels: list[DistortionLevel]) -> nn.Module:
+        asked.append([str(level) for level in levels])
+        return tiny.eval()
+
+    engine = Engine(
+        sensor=Sensor(levels, []),
+        levels=levels,
+        network_for=network_for,
+        problem=problem,
+        compute=Compute.resolve("cpu", "fp32"),
+        most_frames=2,
+    )
+    frames = [encode(photo, TEN), b"no image", encode(photo, THIRTY), encode(photo, "jpeg:quality=29")]
+    answers = engine.answers(frames, [None] * 4, trust_hint=False, policy=Policy(), steady=None)
+    assert asked == [[TEN, THIRTY], [THIRTY]]
+    assert isinstance(answers[1], SenseError)
+    assert str(answers[1]).startswith("frame 1: ")
+    assert [str(a.sensed) for a in answers if isinstance(a, Inference)] == [TEN, THIRTY, "jpeg:quality=29"]
+
+
+def test_the_engine_of_a_gearbox_is_as_the_gearbox_is_now(gearbox: GearBox) -> None:
+    assert gearbox.engine.most_frames == gearbox.batch_size
+    gearbox.batch_size = 3
+    assert gearbox.engine.most_frames == 3
+
+
+def test_hints_are_one_for_all_frames_or_one_for_each() -> None:
+    assert hints_for([b"", b""], TEN) == [TEN, TEN]
+    assert hints_for([b"", b""], None) == [None, None]
+    assert hints_for([b"", b""], [TEN, None]) == [TEN, None]
+    with pytest.raises(GearError, match="one for each of 2, but got 1"):
+        hints_for([b"", b""], [TEN])
+    with pytest.raises(GearError, match="expected a level, or one for each frame, but got int"):
+        hints_for([b""], 3)  # type: ignore[arg-type]
