@@ -306,7 +306,7 @@ class BenchmarkSpec(Section):
     """What `gearnn benchmark` compares GearNN with, and what it draws; nothing else reads it."""
 
     seeds: tuple[StrictInt, ...] = Field((), description="default: the plan's seed")
-    baselines: tuple[Baseline, ...] = Field(BASELINES, description="beside original, clean fine-tune, DNN switching")
+    baselines: tuple[Baseline, ...] = Field(BASELINES, description="beside base, clean fine-tune, full fine-tune")
     stability: StabilitySpec = StabilitySpec()
     bounds: BoundsSpec | None = Field(None, description="none: not measured")
     frequency: FrequencySpec | None = Field(None, description="none: not measured")
