@@ -24,8 +24,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## train a small base, adapt it to three JPEG levels, register the adaptors
 	@$(BIN)/gearnn adapt flows/plans/streets_jpeg.yaml
 
-test: $(READY) ## run the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(READY) ## run the tests, several files at a time
+	@$(BIN)/python -m pytest --numprocesses=auto $(PYTEST_ARGS)
 
 test-anywhere: $(READY) ## run them under other arithmetic: fp32, bf16, no AMX, AVX2, threads, seed, order
 	@$(BIN)/python -m tests.arithmetic $(PYTEST_ARGS)
