@@ -16,7 +16,13 @@ WITH_SERVERS = (
     "tests/registry/test_registering.py",
     "tests/tasks/doctor/test_doctor.py",
 )
-LONG = ("tests/distortions/test_plugins.py", "tests/flows/", "tests/test_main.py")
+LONG = (
+    "tests/distortions/test_plugins.py",
+    "tests/flows/",
+    "tests/test_main.py",
+    "tests/test_real_data.py",
+    "tests/datasets/test_cache.py",
+)
 
 
 def number_of_processes() -> int:
