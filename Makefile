@@ -41,8 +41,8 @@ $(ALL): pyproject.toml constraints.txt
 demo: $(PACKAGE) ## train a small base, adapt it to three JPEG levels, register the adaptors
 	@$(BIN)/gearnn adapt flows/plans/streets_jpeg.yaml
 
-test: $(ALL) ## run the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(ALL) ## run the tests, several files at a time
+	@$(BIN)/python -m pytest --numprocesses=auto $(PYTEST_ARGS)
 
 test-anywhere: $(ALL) ## run them under other arithmetic: fp32, bf16, no AMX, AVX2, threads, seed, order
 	@$(BIN)/python -m tests.arithmetic $(PYTEST_ARGS)

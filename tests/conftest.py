@@ -1,11 +1,13 @@
 import os
 import random
+import shutil
 import sys
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -45,21 +47,28 @@ if str(ARITHMETIC) not in INHERITED:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (*INHERITED, str(ARITHMETIC))))
 
 
-def pytest_configure() -> None:
-    """Compute as the environment says, in this process as in those that tests start."""
-    from gearnn.machine import compute
+def pytest_configure(config: pytest.Config) -> None:
+    """Compute as the environment says, in this process as in those that tests start; make each database once."""
     from tests.arithmetic import sitecustomize
+    from tests.side_by_side import threads_of_each
 
-    if str(ARITHMETIC) in INHERITED:
-        return  # Python has done it
-    for module, (variable, change) in zip((compute, torch), sitecustomize.CHANGES.values(), strict=True):
-        if os.environ.get(variable):
-            change(module)
+    if sitecustomize.DATABASES not in os.environ:  # by the process that has started this one
+        folder = tempfile.mkdtemp(prefix="gearnn-databases-")
+        os.environ[sitecustomize.DATABASES] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+    if processes := config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads_of_each(processes)))  # which they inherit
+    if str(ARITHMETIC) not in INHERITED:  # where it is, Python has done it
+        sitecustomize.begin()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With GEARNN_TEST_ORDER, files and the tests of each in an order that this seed determines."""
+    from tests.side_by_side import turn
+
     if not (seed := os.environ.get("GEARNN_TEST_ORDER")):
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            items.sort(key=lambda item: turn(item.nodeid))
         return
     files: dict[Path, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -69,6 +78,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for tests in shuffled:
         chance.shuffle(tests)
     items[:] = [item for tests in shuffled for item in tests]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    from tests.side_by_side import number_of_processes
+
+    return number_of_processes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files, unless ``--dist`` asks for something else."""
+    from tests.shared.scheduling import Files
+
+    return Files(config, log) if config.getoption("dist") == "load" else None
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ def gearnn(user: Path, installed: Path, *arguments: str) -> subprocess.Completed
 def test_modules_of_the_user_break_no_step_of_an_installed_wheel_not_even_in_other_processes(
     wheel: Path, user: Path
 ) -> None:
-    plan = tiny("theirs", ["jpeg:quality=10"], str(user / "store")) | {"runner": "processes"}
+    plan = tiny("theirs", ["jpeg:quality=10"], str(user / "store")) | {"runner": "processes", "workers": 1}
     (user / "plan.yaml").write_text(yaml.safe_dump(plan))
     done = gearnn(user, wheel, "adapt", "plan.yaml")
     assert done.returncode == 0, done.stderr[-9000:]

@@ -25,13 +25,15 @@ def check(
     """Read all frames of a plan, count and measure them, and draw what the DNN will see at every level."""
     with running():
         from gearnn.plan import Plan
+        from gearnn.plan.opened import Opened
         from gearnn.plan.preflight import check_levels, check_sizes
         from gearnn.store.files import home
         from tasks.inspecting.data import inspect_levels, inspect_splits, sheets_of
 
         checked = Plan.load(plan)
-        check_sizes(checked)
-        check_levels(checked)
+        opened = Opened(checked)
+        check_sizes(opened)
+        check_levels(opened)
         folder = output or home() / "checks" / plan.stem
         sheets_of(checked, folder)
         with counting("reading frames") as count:

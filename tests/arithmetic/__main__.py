@@ -33,7 +33,7 @@ def main() -> int:
     for name in chosen.only or VARIANTS:
         changes = " ".join(f"{variable}={value}" for variable, value in VARIANTS[name].items())
         print(f"{name}: {changes} pytest {' '.join(options)}", flush=True)
-        command = [sys.executable, "-m", "pytest", "--quiet", *options]
+        command = [sys.executable, "-m", "pytest", "--quiet", "--numprocesses=auto", *options]
         if subprocess.run(command, cwd=REPOSITORY, env=os.environ | VARIANTS[name]).returncode != 0:
             failed.append(name)
     print(f"failed: {', '.join(failed) or 'none'}")

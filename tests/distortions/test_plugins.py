@@ -48,34 +48,34 @@ def run(installed: Path | None, folder: Path, *arguments: str) -> subprocess.Com
     )
 
 
-def write_plan(folder: Path, *levels: str) -> Path:
-    path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump(tiny(BASE, list(levels), str(folder / "store"), frames=(8, 2))))
-    return path
-
-
-def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, "blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20")
-    result = run(installed, tmp_path, "gearnn", "adapt", str(plan))
+@pytest.fixture(scope="module")
+def adapted(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a plan of such levels, and of one of the library's own, which was run; tests only look at it."""
+    folder = tmp_path_factory.mktemp("adapted")
+    levels = ["blur:sigma={1,3}", "blur:sigma=2+jpeg:quality=20", "jpeg:quality=10"]
+    (folder / "plan.yaml").write_text(yaml.safe_dump(tiny(BASE, levels, str(folder / "store"), frames=(8, 2))))
+    result = run(installed, folder, "gearnn", "adapt", "plan.yaml")
     assert result.returncode == 0, result.stderr[-2000:]
-    listed = run(installed, tmp_path, "gearnn", "adaptors").stdout
+    return folder
+
+
+def test_an_installed_kind_is_usable_in_a_plan_and_sensed(installed: Path, adapted: Path) -> None:
+    listed = run(installed, adapted, "gearnn", "adaptors").stdout
     for slug in ("blur-sigma-1", "blur-sigma-3", "blur-sigma-2-jpeg-quality-20"):
         assert f"{BASE}.{slug}" in listed
-    table = run(installed, tmp_path, "gearnn", "sensing", str(plan)).stdout
+    table = run(installed, adapted, "gearnn", "sensing", "plan.yaml").stdout
     assert "blur: frames by the gear that sensing chose" in table
     assert "blur:sigma=3" in table
 
 
-def test_adaptors_of_a_kind_that_is_not_installed_do_not_hold_up_the_others(installed: Path, tmp_path: Path) -> None:
-    plan = write_plan(tmp_path, "blur:sigma=1", "jpeg:quality=10")
-    assert run(installed, tmp_path, "gearnn", "adapt", str(plan)).returncode == 0
+def test_adaptors_of_a_kind_that_is_not_installed_do_not_hold_up_the_others(adapted: Path, tmp_path: Path) -> None:
     frame = Streets("val", 1, 0, Camera(size=(48, 32))).frame(0)
     (tmp_path / "frame.jpg").write_bytes(encode(frame, "jpeg:quality=12"))
-    result = run(None, tmp_path, "gearnn", "infer", BASE, "frame.jpg")
+    result = run(None, adapted, "gearnn", "infer", BASE, str(tmp_path / "frame.jpg"), "--output", str(tmp_path))
     assert "frame.jpg: sensed jpeg:quality=12 (misfit 0.000), used jpeg:quality=10" in result.stdout
     told = " ".join(result.stderr.split())
     assert f"{BASE}.blur-sigma-1 is left out: unknown distortion 'blur'" in told
-    assert "blur-sigma-1" in run(None, tmp_path, "gearnn", "adaptors").stdout
+    assert "blur-sigma-1" in run(None, adapted, "gearnn", "adaptors").stdout
 
 
 def test_without_the_package_the_kind_does_not_exist(tmp_path: Path) -> None:
