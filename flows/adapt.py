@@ -1,6 +1,6 @@
 """The main job: Algorithm 1 for every level of a plan, from the base to registered adaptors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow, get_run_logger, unmapped
@@ -94,7 +94,7 @@ def adapt_level(plan: Plan, level: str) -> Adapted:
 
 
 def _gather(
-    levels: Sequence[str], scores: dict[str, Sequence[Any]], **steps: Sequence[Any]
+    levels: Sequence[str], scores: Mapping[str, Sequence[Any]], **steps: Sequence[Any]
 ) -> tuple[list[Row], dict[str, str]]:
     """Wait for all levels: rows of those that finished, reasons of those that did not."""
     rows, failures = [], {}

@@ -105,7 +105,8 @@ class Seed:
 
     def frequency_maps(self) -> dict[str, Any]:
         """Frequency responses of the base, and of full, partial and mixed training, by what they are."""
-        spec, maps = self.plan.benchmark.frequency, {}
+        spec = self.plan.benchmark.frequency
+        maps: dict[str, Any] = {}
         if spec is None:
             return maps
         wanted = {solutions.FULL, solutions.ADAPTOR, solutions.MIXED}

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -44,7 +45,7 @@ def publisher(what: str) -> Callable[[Position], str]:
         text = f"{what}: epoch {position.epoch} of {position.num_epochs}, loss {position.loss:.4f}"
         try:
             if artifact is None:
-                artifact = create_progress_artifact(progress, key=key, description=text)
+                artifact = cast(UUID, create_progress_artifact(progress, key=key, description=text))
             else:
                 update_progress_artifact(artifact, progress, description=text)
         except Exception as error:  # of the network, in whatever form the client gives it

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.futures import PrefectFuture, PrefectFutureList
 from prefect.states import Completed
 
@@ -62,11 +62,13 @@ class Step(Generic[R]):
 
     def submit(self, *args: Any, **kwargs: Any) -> PrefectFuture[R]:
         """As :meth:`prefect.Task.submit`."""
-        return self.task.submit(*args, **kwargs)
+        future: PrefectFuture[R] = self.task.submit(*args, **kwargs)
+        return future
 
     def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
         """As :meth:`prefect.Task.map`."""
-        return self.task.map(*args, **kwargs)
+        futures: PrefectFutureList[R] = self.task.map(*args, **kwargs)
+        return futures
 
     def _run(self, opened: Opened, *args: Any, **kwargs: Any) -> tuple[R, str]:
         """The record, and its key where it was there already."""
@@ -108,7 +110,7 @@ class Step(Generic[R]):
         _, *others = (parameter for parameter in own.parameters.values() if parameter.name != "scratch")
         plan = inspect.Parameter("plan", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Plan)
         in_flow.__signature__ = own.replace(parameters=[plan, *others])  # type: ignore[attr-defined]
-        return task(in_flow, name=self._what, task_run_name=label, persist_result=False)
+        return Task(in_flow, name=self._what, task_run_name=label, persist_result=False)
 
 
 def step(

@@ -1,13 +1,17 @@
 """Commands about what is registered: list it, bundle it, sense with it, infer with it."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.terminal import command, console, counting, fail, print_table, read_file, running, write_answer
 from gearnn.errors import GearNNError
+
+if TYPE_CHECKING:
+    from gearnn.distortions import Sensed
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="plan in YAML, see docs/plans.md")]
 
@@ -21,7 +25,8 @@ def sense(
     with running():
         from gearnn.distortions import sense as sense_bytes
 
-        look, status = sense_bytes, 0
+        look: Callable[[bytes], Sensed] = sense_bytes
+        status = 0
         if base is not None:
             from gearnn.gearbox import GearBox  # with torch and MLflow
 
@@ -69,7 +74,8 @@ def adaptors(
         from gearnn.registry.servers import check_mlflow
 
         check_mlflow()
-        cells = [("model", "version", "alias", "base", "figure", "of the adaptor", "of the base", "values")]
+        heading = ("model", "version", "alias", "base", "figure", "of the adaptor", "of the base", "values")
+        cells: list[tuple[str, ...]] = [heading]
         for version in registry.adaptors(base, distortion):
             metrics = registry.metrics(version)
             figure = version.tags.get(TAG_FIGURE, "miou")

@@ -34,12 +34,12 @@ def dask(address: str, number: int, stack: ExitStack) -> TaskRunner[Any]:
     runners = _package("prefect_dask.task_runners", "dask")
     if address:
         _reach("dask", address, "start one with `dask scheduler`, or check the address")
-        runner = runners.DaskTaskRunner(address=f"tcp://{address}")
+        cluster = runners.DaskTaskRunner(address=f"tcp://{address}")
     else:
         here = {"n_workers": number, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
-        runner = runners.DaskTaskRunner(cluster_kwargs=here)
-    stack.enter_context(runner)
-    _check_workers(runner.client, address)
+        cluster = runners.DaskTaskRunner(cluster_kwargs=here)
+    runner: TaskRunner[Any] = stack.enter_context(cluster)
+    _check_workers(cluster.client, address)
     return runner
 
 
@@ -59,13 +59,13 @@ def ray(address: str, number: int, stack: ExitStack) -> TaskRunner[Any]:
     runners = _package("prefect_ray.task_runners", "ray")
     if address:
         _reach("ray", address, "start one with `ray start --head`, or check the address")
-        runner = runners.RayTaskRunner(address=f"ray://{address}")
+        cluster = runners.RayTaskRunner(address=f"ray://{address}")
     else:
         here = {"num_cpus": number, "include_dashboard": False, "logging_level": "WARNING"}
-        runner = runners.RayTaskRunner(init_kwargs=here)
+        cluster = runners.RayTaskRunner(init_kwargs=here)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        stack.enter_context(runner)
+        runner: TaskRunner[Any] = stack.enter_context(cluster)
     except ConnectionError as error:
         raise PlanError(f"plan: runner: {address} answers, but not as Ray's client server: {error}") from None
     if threading.current_thread() is threading.main_thread():

@@ -122,10 +122,10 @@ def wait(client: SyncPrefectClient, run: FlowRun, limit_s: float, say: Say, poll
     Returns:
         The run as it is then; its state says which of both.
     """
-    began, told, told_at = time.monotonic(), "", 0.0
+    began, told_at, told = time.monotonic(), 0.0, ""
     while True:
         run = client.read_flow_run(run.id)
-        passed, name = time.monotonic() - began, run.state.name if run.state else "unknown"
+        passed, name = time.monotonic() - began, (run.state.name if run.state else None) or "unknown"
         if name != told or passed - told_at >= _REMIND_S:
             say(f"{run.name}: {name}" + (f", after {passed:.0f} s" if told else ""))
             told, told_at = name, passed

@@ -38,7 +38,7 @@ class PlannedTaskRunner(TaskRunner[PrefectFuture[Any]]):
     """
 
     def __init__(self, plan: Plan | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._plan = plan
         self._runner: TaskRunner[Any] | None = None
         self._stack = ExitStack()

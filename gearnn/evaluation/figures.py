@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, TwoSlopeNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 
 from gearnn.evaluation import solutions
 from gearnn.evaluation.results import Cell, Results, Solution

@@ -50,7 +50,8 @@ def table(client: SyncPrefectClient, run: FlowRun, key: str) -> list[dict[str, A
     newest = max(found, key=lambda artifact: str(artifact.created), default=None)
     if newest is None or newest.data is None:
         return []
-    rows: list[dict[str, Any]] = json.loads(newest.data) if isinstance(newest.data, str) else newest.data
+    data: Any = newest.data
+    rows: list[dict[str, Any]] = json.loads(data) if isinstance(data, str) else data
     return rows
 
 

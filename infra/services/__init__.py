@@ -170,7 +170,7 @@ class Services:
     def _start(self, names: Iterable[str], say: Say) -> None:
         """Start each server as soon as those that it needs answer."""
         with ThreadPoolExecutor() as pool:
-            futures = {}
+            futures: dict[str, Future[None]] = {}
             for name in names:  # those that others need come first
                 before = [futures[n] for n in self.servers[name].needs if n in futures]
                 futures[name] = pool.submit(self._start_one, name, before, say)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _CHILDREN: dict[int, subprocess.Popen[bytes]] = {}  # those of this process, to be reaped by it
 
@@ -45,7 +46,7 @@ def spawn(command: list[str], environment: dict[str, str], log: Path, *, user: s
         user: whom to run it as, which only root may say; None for the current user.
         cwd: where it runs.
     """
-    other = {"user": user, "group": user, "extra_groups": []} if user else {}
+    other: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user else {}
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         child = subprocess.Popen(

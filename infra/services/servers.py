@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,7 +250,7 @@ def _write_mlflow_auth(state: State, home: Path) -> None:
     write_secret(home / "auth.ini", "".join(["[mlflow]\n", *lines]))
 
 
-def _ask(url: str, password: str, body: dict[str, object]) -> None:
+def _ask(url: str, password: str, body: Mapping[str, object]) -> None:
     """POST as the user of this project; any answer but success is an error."""
     token = base64.b64encode(f"{USER}:{password}".encode()).decode()
     headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}

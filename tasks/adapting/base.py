@@ -97,8 +97,8 @@ def export_base(plan: Plan, base: Base, path: Path) -> None:
     """Write a base as a checkpoint that a plan can name, with its normalisation in the header."""
     opened = Opened(plan)
     facts = opened.problem.describe()
-    header = {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
-    header |= {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
+    header = {"architecture": plan.base.network, "kwargs": json.dumps(plan.base.kwargs, sort_keys=True)}
+    header |= {name: ",".join(f"{value:g}" for value in facts[name]) for name in ("mean", "std") if name in facts}
     with output_of(plan, path).fresh(path.name) as written:
         save_checkpoint(written, opened.network(base.weights), header)
 

@@ -49,7 +49,7 @@ def _networks(opened: Opened, base: Base, measured: Sequence[Measured], level: s
 
 
 def _is(entrant: Entrant, name: str, level: str) -> bool:
-    return (entrant.solution, entrant.trained, entrant.setting, entrant.failure) == (name, level, "", "")
+    return (entrant.solution, entrant.trained, entrant.setting) == (name, level, "") and entrant.failure is None
 
 
 @torch.inference_mode()

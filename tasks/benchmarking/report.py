@@ -50,8 +50,8 @@ def _verdict(found: Findings) -> list[str]:
     results, lines = found.results, []
     own, base, full = (results.average(each) for each in (_ADAPTOR, _BASE, _FULL))
     if own.problem or base.problem or full.problem:
-        averages = zip((_ADAPTOR, _BASE, _FULL), (own, base, full), strict=True)
-        gaps = [f"{solution} has {cell.problem}" for solution, cell in averages if cell.problem]
+        cells = zip((_ADAPTOR, _BASE, _FULL), (own, base, full), strict=True)
+        gaps = [f"{solution} has {cell.problem}" for solution, cell in cells if cell.problem]
         return [f"No verdict over all levels: {', '.join(gaps)}. The tables say what was measured, and why not more."]
     lines.append(
         f"With every level equally likely adaptors (GearNN) have {own.mean:.1f}, the base alone {base.mean:.1f}, "

@@ -25,7 +25,7 @@ def inspect_splits(plan: Plan, on_done: Count) -> list[tuple[str, ...]]:
     roles: dict[str, list[str]] = {}
     for role in ROLES:
         roles.setdefault(opened.split(role), []).append(role)
-    cells = [("split", "serves", "frames", "sizes", "classes", "without truth")]
+    cells: list[tuple[str, ...]] = [("split", "serves", "frames", "sizes", "classes", "without truth")]
     for split, dataset in opened.splits().items():
         facts = describe_split(dataset, on_done)
         cells.append(_split_line(split, ", ".join(roles[split]), facts))
@@ -40,7 +40,7 @@ def inspect_levels(plan: Plan, folder: Path, on_done: Count) -> list[tuple[str, 
         OutputError: a file of that name is no contact sheet.
     """
     outputs, opened = sheets_of(plan, folder), Opened(plan)
-    cells = [("level", "received", "bytes a frame", "bits a pixel", "PSNR", "sensed")]
+    cells: list[tuple[str, ...]] = [("level", "received", "bytes a frame", "bits a pixel", "PSNR", "sensed")]
     levels = (DistortionLevel(), *plan.distortion_levels)
     for number, level in enumerate(levels, start=1):
         samples = opened.samples("train", level)

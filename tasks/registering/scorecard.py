@@ -22,7 +22,7 @@ _HEADINGS = (
 
 def table_cells(rows: Sequence[Row], base: Base) -> list[tuple[str, ...]]:
     """The table of a run, headings first: accuracies of every solution and the adaptor's size."""
-    cells = [_HEADINGS]
+    cells: list[tuple[str, ...]] = [_HEADINGS]
     for row in rows:
         figures = (f"{row.scores[solution].values[TEST]:.1f}" for solution in solutions.SOLUTIONS)
         size = row.adaptor.num_values
