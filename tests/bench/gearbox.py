@@ -235,7 +235,7 @@ def memory() -> Measured:
 
 def _process_growth(number: int) -> float:
     """Growth of a fresh process's memory by a gearbox, in percent of the base's bytes."""
-    code = f"from tests.bench_gearbox import _print_growth; _print_growth({number})"
+    code = f"from tests.bench.gearbox import _print_growth; _print_growth({number})"
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
     found = list(map(float, runs))

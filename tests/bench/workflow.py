@@ -155,12 +155,12 @@ def _simulated(folder: Path, num_levels: int) -> float:
     folder.mkdir()
     path = _plan(folder, "many", levels[:num_levels])
     content = yaml.safe_load(path.read_text())
-    content["base"] |= {"module": "tests.bench_workflow:ManyLayers", "train": {"epochs": 1}}
+    content["base"] |= {"module": "tests.bench.workflow:ManyLayers", "train": {"epochs": 1}}
     content["base"].pop("name")
     content["data"]["frames"] = {"train": 1, "val": 1}
     content |= {"problem": {"name": "semantic_segmentation"}, "workers": 2}
     path.write_text(yaml.safe_dump(content))
-    code = f"from tests.bench_workflow import adapt_untrained; adapt_untrained({str(path)!r})"
+    code = f"from tests.bench.workflow import adapt_untrained; adapt_untrained({str(path)!r})"
     environment = {**os.environ, "GEARNN_HOME": str(folder / "home"), "PREFECT_HOME": str(folder / "prefect")}
     environment |= {"PREFECT_LOGGING_LEVEL": "WARNING", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}
     environment |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}

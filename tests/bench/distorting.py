@@ -1,7 +1,7 @@
 """Frames a second of filling the cache against a bare loop over the same Pillow and PyAV calls, for `make bench`.
 
 A script of its own, because worker processes import the main module anew, and this one is light:
-``python -m tests.distorting LEVEL FRAMES TURNS`` prints the seconds of both, turn by turn, as JSON.
+``python -m tests.bench.distorting LEVEL FRAMES TURNS`` prints the seconds of both, turn by turn, as JSON.
 """
 
 import io

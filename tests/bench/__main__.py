@@ -35,8 +35,8 @@ from gearnn.machine.compute import Compute
 from gearnn.models import load_model
 from gearnn.problems.segmentation import Batch, SemanticSegmentation
 from gearnn.recipe import Recipe, make_optimizer
-from tests import bench_benchmark, bench_command, bench_gearbox, bench_mask_rcnn, bench_runners, bench_workflow
-from tests.bench_gearbox import adaptor_layers
+from tests.bench import benchmark, command, gearbox, mask_rcnn, runners, workflow
+from tests.bench.gearbox import adaptor_layers
 from tests.conftest import SHARED
 from tests.shared.clips import strip
 
@@ -179,27 +179,27 @@ def import_time(rounds: int) -> Row:
 
 def command_help(_: int) -> Row:
     """Seconds of a processor before the command says what it can do."""
-    return Row("processor time of a command", *_with_target(0.5, "s", bench_command.seconds("--help")))
+    return Row("processor time of a command", *_with_target(0.5, "s", command.seconds("--help")))
 
 
 def command_version(_: int) -> Row:
     """The same of its version."""
-    return Row("processor time of a command", *_with_target(0.5, "s", bench_command.seconds("--version")))
+    return Row("processor time of a command", *_with_target(0.5, "s", command.seconds("--version")))
 
 
 def command_sense(_: int) -> Row:
     """The same of sensing one JPEG."""
-    return Row("processor time of a command", *_with_target(1.5, "s", bench_command.seconds("sense", "frame.jpg")))
+    return Row("processor time of a command", *_with_target(1.5, "s", command.seconds("sense", "frame.jpg")))
 
 
 def command_doctor_help(_: int) -> Row:
     """The same of one command's help."""
-    return Row("processor time of a command", *_with_target(1.5, "s", bench_command.seconds("doctor", "--help")))
+    return Row("processor time of a command", *_with_target(1.5, "s", command.seconds("doctor", "--help")))
 
 
 def command_adaptors(_: int) -> Row:
     """The same of listing a registry that is empty; MLflow and its database are most of it."""
-    return Row("processor time of a command", *_with_target(3.0, "s", bench_command.seconds("adaptors")))
+    return Row("processor time of a command", *_with_target(3.0, "s", command.seconds("adaptors")))
 
 
 def distorting_jpeg(rounds: int) -> Row:
@@ -215,7 +215,7 @@ def distorting_h264(rounds: int) -> Row:
 def sensing_jpeg(rounds: int) -> Row:
     """The quality of a JPEG of 2048x1024 from its bytes; with tables of another encoder it takes longer."""
     data = encode(_photo(), "jpeg:quality=40")
-    foreign = (Path(__file__).parent / "distortions" / "files" / "mozjpeg_q75.jpg").read_bytes()
+    foreign = (Path(__file__).parent.parent / "distortions" / "files" / "mozjpeg_q75.jpg").read_bytes()
     took, other = (_each(lambda data=data: sense(data, closely=False), rounds, 1000) for data in (data, foreign))
     return Row("sensing JPEG", 1e6 * took, 50, "us a frame", f"mozjpeg's tables {1e6 * other:.0f} us")
 
@@ -296,19 +296,19 @@ def crf_error_quantisers_only(_: int) -> Row:
 
 def mask_rcnn_step(rounds: int) -> Row:
     """A training step of Mask R-CNN (ResNet-50, shortest side 320, 2 frames) against torchvision in a bare loop."""
-    times = in_turns(bench_mask_rcnn.steps(), rounds)
+    times = in_turns(mask_rcnn.steps(), rounds)
     return Row("Mask R-CNN: step / bare torchvision step", ratio(times), 1.05, "", _milliseconds(times))
 
 
 def mask_rcnn_evaluation(rounds: int) -> Row:
     """An evaluation of the same network, decoding aside but scores included, against its bare forward passes."""
-    times = in_turns(bench_mask_rcnn.evaluations(), rounds)
+    times = in_turns(mask_rcnn.evaluations(), rounds)
     return Row("Mask R-CNN: evaluation / bare forward passes", ratio(times), 1.05, "", _milliseconds(times))
 
 
 def mask_rcnn_memory(_: int) -> Row:
     """Peak memory of a process that evaluates all of Penn-Fudan."""
-    command = [sys.executable, "-m", "tests.bench_mask_rcnn", "memory"]
+    command = [sys.executable, "-m", "tests.bench.mask_rcnn", "memory"]
     peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return Row("Mask R-CNN: peak memory of 170 images", peak, 2.0, "GB", "ResNet-50, 100 detections a frame")
 
@@ -326,7 +326,7 @@ def _crf_error(what: str, change: Callable[[bytes], bytes]) -> Row:
 
 
 def _distorting(level: str, number: int, rounds: int) -> Row:
-    command = [sys.executable, "-m", "tests.distorting", level, str(number), str(min(rounds, 5))]
+    command = [sys.executable, "-m", "tests.bench.distorting", level, str(number), str(min(rounds, 5))]
     seconds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     times = [seconds["bare"], seconds["filling"]]
     rates = " against ".join(f"{number / statistics.median(found):.0f} frames/s" for found in reversed(times))
@@ -335,92 +335,92 @@ def _distorting(level: str, number: int, rounds: int) -> Row:
 
 def figure_time(_: int) -> Row:
     """The slowest figure of a benchmark of the paper's size."""
-    return Row("slowest figure", *_with_target(2, "s", bench_benchmark.slowest_figure()))
+    return Row("slowest figure", *_with_target(2, "s", benchmark.slowest_figure()))
 
 
 def report_size(_: int) -> Row:
     """The page of a benchmark of the paper's size."""
-    return Row("report, size", *_with_target(5, "MB", bench_benchmark.report_size()))
+    return Row("report, size", *_with_target(5, "MB", benchmark.report_size()))
 
 
 def report_opening(rounds: int) -> Row:
     """The same page in a browser."""
-    return Row("report, opening it", *_with_target(1, "s", bench_benchmark.report_opening(rounds)))
+    return Row("report, opening it", *_with_target(1, "s", benchmark.report_opening(rounds)))
 
 
 def smoke_benchmark(_: int) -> Row:
     """The smallest benchmark, from nothing to its report."""
-    return Row("benchmark at smoke size", *_with_target(120, "s", bench_benchmark.smoke()))
+    return Row("benchmark at smoke size", *_with_target(120, "s", benchmark.smoke()))
 
 
 def runner_threads(_: int) -> Row:
     """The fan-out over two threads, against two processes without Prefect."""
-    return Row("fan-out, 2 threads / 2 bare processes", *_with_target(1.25, "", bench_runners.scaling("threads")))
+    return Row("fan-out, 2 threads / 2 bare processes", *_with_target(1.25, "", runners.scaling("threads")))
 
 
 def runner_processes(_: int) -> Row:
     """The same over two processes."""
-    return Row("fan-out, 2 processes / 2 bare ones", *_with_target(1.25, "", bench_runners.scaling("processes")))
+    return Row("fan-out, 2 processes / 2 bare ones", *_with_target(1.25, "", runners.scaling("processes")))
 
 
 def runner_dask(_: int) -> Row:
     """The same over two workers of a local Dask cluster."""
-    return Row("fan-out, 2 Dask workers / 2 bare processes", *_with_target(1.25, "", bench_runners.scaling("dask")))
+    return Row("fan-out, 2 Dask workers / 2 bare processes", *_with_target(1.25, "", runners.scaling("dask")))
 
 
 def orchestration_served(_: int) -> Row:
     """What Prefect and MLflow add to a level, served from Postgres and asking for passwords."""
-    return Row("Prefect, MLflow on servers, per level", *_with_target(3.0, "s", bench_workflow.overhead()))
+    return Row("Prefect, MLflow on servers, per level", *_with_target(3.0, "s", workflow.overhead()))
 
 
 def retrain_nothing(_: int) -> Row:
     """A retraining that finds all in its place, the start of Python included."""
-    return Row("retrain, nothing to do", *_with_target(10.0, "s", bench_workflow.nothing_to_do()))
+    return Row("retrain, nothing to do", *_with_target(10.0, "s", workflow.nothing_to_do()))
 
 
 def thousand_levels(_: int) -> Row:
     """How the cost of a level grows with the number of levels."""
-    return Row("1,000 levels / 100, per level", *_with_target(1.2, "", bench_workflow.scale()))
+    return Row("1,000 levels / 100, per level", *_with_target(1.2, "", workflow.scale()))
 
 
 def gearbox_views(_: int) -> Row:
     """Choosing a network among 100 levels."""
-    return Row("gearbox: choosing a view of 100", *_with_target(1.0, "us", bench_gearbox.views()))
+    return Row("gearbox: choosing a view of 100", *_with_target(1.0, "us", gearbox.views()))
 
 
 def gearbox_in_place(_: int) -> Row:
     """Shifting one network among 100 levels, on one core."""
-    return Row("gearbox: shifting in place, of 100", *_with_target(60.0, "us", bench_gearbox.in_place()))
+    return Row("gearbox: shifting in place, of 100", *_with_target(60.0, "us", gearbox.in_place()))
 
 
 def gearbox_switching(_: int) -> Row:
     """The same beside other ways to switch weights."""
-    return Row("gearbox: shift / fastest other way", *_with_target(0.05, "", bench_gearbox.switching_peers()))
+    return Row("gearbox: shift / fastest other way", *_with_target(0.05, "", gearbox.switching_peers()))
 
 
 def gearbox_forward(rounds: int) -> Row:
     """A forward pass through the gearbox against the bare network."""
-    return Row("gearbox: forward / bare network", *_with_target(1.01, "", bench_gearbox.forward(rounds)))
+    return Row("gearbox: forward / bare network", *_with_target(1.01, "", gearbox.forward(rounds)))
 
 
 def gearbox_recompilations(_: int) -> Row:
     """Recompilations of torch.compile over ten levels."""
-    return Row("gearbox: recompilations", *_with_target(0.0, "", bench_gearbox.recompilations()))
+    return Row("gearbox: recompilations", *_with_target(0.0, "", gearbox.recompilations()))
 
 
 def gearbox_memory(_: int) -> Row:
     """Resident memory of base and nine adaptors over the base's."""
-    return Row("gearbox: memory of nine adaptors", *_with_target(2.5, "%", bench_gearbox.memory()))
+    return Row("gearbox: memory of nine adaptors", *_with_target(2.5, "%", gearbox.memory()))
 
 
 def gearbox_mixed(_: int) -> Row:
     """A batch of eight frames at four levels against one at one level; 1.25 is 0.8 of the throughput."""
-    return Row("gearbox: four levels / one level", *_with_target(1.25, "", bench_gearbox.mixed()))
+    return Row("gearbox: four levels / one level", *_with_target(1.25, "", gearbox.mixed()))
 
 
 def gearbox_soak(_: int) -> Row:
     """A million switches each way and ten thousand mixed inferences."""
-    return Row("gearbox: growth in the soak", *_with_target(5.0, "MB", bench_gearbox.soak()))
+    return Row("gearbox: growth in the soak", *_with_target(5.0, "MB", gearbox.soak()))
 
 
 def _with_target(target: float, unit: str, found: tuple[float, str]) -> tuple[float, float, str, str]:

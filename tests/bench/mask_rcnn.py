@@ -1,6 +1,6 @@
 """The cost of Mask R-CNN against torchvision alone, for `make bench`; also what a whole evaluation keeps in memory.
 
-    python -m tests.bench_mask_rcnn memory
+    python -m tests.bench.mask_rcnn memory
 
 evaluates all 170 images of Penn-Fudan and prints the peak of this process's memory in GB.
 """
@@ -139,5 +139,5 @@ def peak_memory_gb() -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["memory"]:
-        sys.exit("usage: python -m tests.bench_mask_rcnn memory")
+        sys.exit("usage: python -m tests.bench.mask_rcnn memory")
     sys.stdout.write(f"{peak_memory_gb():.3f}\n")
