@@ -207,8 +207,7 @@ def test_a_pushed_kind_is_trained_and_nothing_else(works: Works, client: SyncPre
     works.git("switch", "--quiet", "--create=posterize", "main")
     (works.desk / "gearnn/distortions/posterize.py").write_text(POSTERIZE)
     kinds = works.desk / "gearnn/distortions/registry.py"
-    text = kinds.read_text().replace("jpeg, resolution\n", "jpeg, posterize, resolution\n", 1)
-    kinds.write_text(text.replace("jpeg.KIND, resolution", "jpeg.KIND, posterize.KIND, resolution", 1))
+    kinds.write_text(kinds.read_text().replace('"jpeg", "resolution"', '"jpeg", "posterize", "resolution"', 1))
     works.write_plan([*LEVELS, "posterize:bits=2"])
     after = works.commit("a kind, and a level of it")
 
