@@ -256,8 +256,8 @@ def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], pa
         raise AdaptorError(f"adaptor {path}: {str(error).partition(': ')[2]}") from error
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, LevelError) as error:
         raise AdaptorError(f"adaptor {path}: its header is incomplete: {error}") from error
-    is_known = header.keys() <= _KEYS and header.get("sha256") in (None, _digest(header, tensors))
-    if not is_known:  # adaptors of before have no digest
+    has_digest = "sha256" in header  # adaptors of before have none
+    if not header.keys() <= _KEYS or (has_digest and header["sha256"] != _digest(header, tensors)):
         raise AdaptorError(f"adaptor {path}: its bytes were altered after it was written; take another copy of it")
     return adaptor
 

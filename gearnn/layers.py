@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -260,7 +261,8 @@ def _running_statistics(path: str, module: nn.Module) -> dict[str, Tensor]:
     return {_join(path, n): b for n, b in module.named_buffers(recurse=False) if b.is_floating_point()}
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """Where a tensor lies: addresses of its first byte and behind its last one."""
 
     name: str
@@ -274,27 +276,37 @@ class _Place(NamedTuple):
 
     @property
     def repeats(self) -> bool:
-        """Whether it is a weight of more values than lie between its first and its last one."""
-        return self.is_weight and self.tensor.numel() * self.tensor.element_size() > self.end - self.start
+        """Whether it is a weight that holds a value twice: one dimension stands still, or there are more than fit."""
+        stands = any(number > 1 and step == 0 for number, step in self._steps)
+        return self.is_weight and (stands or self.tensor.numel() * self._size > self.end - self.start)
 
     def shares_with(self, other: "_Place") -> bool:
         """Whether some value lies where one of the other does, given that their ranges cross, as columns' do."""
         if self.tensor.device != other.tensor.device:
             return False
-        if self._is_dense and other._is_dense:
-            return True
-        return bool(torch.isin(self._addresses(), other._addresses()).any())
+        (ours, length), (theirs, other_length) = self._runs, other._runs
+        first = torch.searchsorted(theirs, ours - other_length, right=True)
+        return bool((first < torch.searchsorted(theirs, ours + length)).any())
 
     @property
-    def _is_dense(self) -> bool:
-        return self.tensor.numel() * self.tensor.element_size() == self.end - self.start
+    def _size(self) -> int:
+        return self.tensor.element_size()
 
-    def _addresses(self) -> Tensor:
-        size = self.tensor.element_size()
-        found = torch.tensor(self.start)
-        for number, step in zip(self.tensor.shape, self.tensor.stride(), strict=True):
-            found = found[..., None] + torch.arange(number) * step * size
-        return found.flatten()
+    @property
+    def _steps(self) -> list[tuple[int, int]]:
+        """(number, step) of every dimension, those with the smallest steps first."""
+        return sorted(zip(self.tensor.shape, self.tensor.stride(), strict=True), key=lambda dim: dim[1])
+
+    @cached_property
+    def _runs(self) -> tuple[Tensor, int]:
+        """Addresses at which values without gaps start, in order, and how many bytes each of these runs has."""
+        starts, length = torch.tensor([self.start]), 1
+        for number, step in self._steps:
+            if step == length:
+                length *= number
+            elif number > 1 and step:
+                starts = (starts[:, None] + torch.arange(number) * step * self._size).flatten()
+        return starts.sort().values, length * self._size
 
 
 def _places(model: nn.Module) -> Iterator[_Place]:

@@ -110,7 +110,7 @@ class Step(Generic[R]):
         _, *others = (parameter for parameter in own.parameters.values() if parameter.name != "scratch")
         plan = inspect.Parameter("plan", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Plan)
         in_flow.__signature__ = own.replace(parameters=[plan, *others])  # type: ignore[attr-defined]
-        return Task(in_flow, name=self._what, task_run_name=label, persist_result=False)
+        return Task(in_flow, name=self._what, task_run_name=label, persist_result=False, log_prints=None)
 
 
 def step(

@@ -195,8 +195,9 @@ def test_columns_that_only_interleave_share_nothing_and_views_kept_as_buffers_do
     model = nn.Module()
     model.q, model.k = nn.Parameter(memory[:, :3]), nn.Parameter(memory[:, 3:])
     assert overlapping(model) == []
+    model.column = nn.Parameter(torch.randn(4, 6)[:, :1].expand(4, 3))
     model.diagonals = nn.Parameter(torch.randn(9).as_strided((3, 3), (1, 1)))
     model.register_buffer("view", model.k.data[1:2, :1])
     model.register_buffer("same", memory.new_zeros(3))
     model.register_buffer("again", model.same[1:])
-    assert sorted(overlapping(model)) == ["diagonals", "k", "view"]
+    assert sorted(overlapping(model)) == ["column", "diagonals", "k", "view"]

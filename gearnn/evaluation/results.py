@@ -100,7 +100,7 @@ def read_results(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         DataError: the file is no such table, or names solutions as GearNN no longer does.
     """
     table, about = read_parquet(path, SCHEMA, "benchmark table")
-    unknown = sorted(set(table["solution"]) - set(BENCHMARKED))
+    unknown = sorted(set(map(str, table["solution"])) - set(BENCHMARKED))
     if unknown:
         raise DataError(
             f"benchmark table {path}: expected solutions among {', '.join(BENCHMARKED)}, but got {', '.join(unknown)}; "

@@ -56,7 +56,8 @@ def check_plan(plan: Plan, *, with_frames: bool = True, say: Callable[[str], Non
     check_sizes(opened)
     if with_frames:
         say(f"checking the frames of {plan.data.name} ...")
-        check_data.run(Opened(plan))  # which looks at copies of remote frames anew
+        opened = Opened(plan)  # the step looks at copies of remote frames anew
+        check_data.run(opened)
     check_levels(opened)
     check_space(opened, base)
     ours = Opened(where_it_computes(plan))
