@@ -44,6 +44,14 @@ _OWN = {
 """Name -> module and class, which are imported when a plan names them."""
 
 
+def __getattr__(name: str) -> Any:
+    """The classes of our own problems, when somebody asks for them here."""
+    for module, own in _OWN.values():
+        if own == name:
+            return getattr(import_module(f"gearnn.problems.{module}"), own)
+    raise AttributeError(f"module 'gearnn.problems.problem' has no attribute {name!r}")
+
+
 class Score(Protocol):
     """Collects predictions of a split and says how good they are."""
 

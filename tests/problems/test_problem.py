@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from gearnn.errors import PlanError
+from gearnn.problems import problem
 from gearnn.problems.classification import Classification
 from gearnn.problems.instances import InstanceSegmentation
 from gearnn.problems.problem import Problem, make_problem, problem_class, problem_names, restore_problem
@@ -114,3 +115,9 @@ def test_a_description_with_impossible_facts_is_one_line(change: dict[str, objec
     described = SemanticSegmentation(num_classes=9, ignore_index=None, mean=(0.5,) * 3, std=(0.25,) * 3).describe()
     with pytest.raises(PlanError, match=message):
         restore_problem(described | change)
+
+
+def test_our_own_classes_are_found_beside_the_protocol() -> None:
+    assert problem.SemanticSegmentation is SemanticSegmentation
+    with pytest.raises(AttributeError, match="has no attribute 'Segmentation'"):
+        problem.Segmentation  # noqa: B018
