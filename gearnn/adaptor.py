@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gearnn.adaptor_facts import flaw_of, flaw_of_header, lost_by_rounding
 from gearnn.distortions import Calibration
 from gearnn.errors import AdaptorError, LevelError
+from gearnn.folding import fold
 from gearnn.layers import BatchNormStatistics, Layer, aliases, fingerprint, statistics_of, stored_tensors, unusable
 from gearnn.levels import DistortionLevel
 from gearnn.machine.sharing import like, sharing_copy, under_first_names
@@ -76,7 +77,7 @@ class Adaptor:
         level: DistortionLevel | str,
         *,
         bound: int | None = None,
-        batchnorm_statistics: BatchNormStatistics = "frozen",
+        batchnorm_statistics: BatchNormStatistics = "folded",
         notes: Mapping[str, str] | None = None,
     ) -> "Adaptor":
         """Take the chosen layers out of a partially fine-tuned network.
@@ -88,12 +89,12 @@ class Adaptor:
             layers: S, of ``base``.
             level: q.
             bound: M in values; None takes the adaptor's own size.
-            batchnorm_statistics: the policy of the fine-tune.
+            batchnorm_statistics: the policy of the fine-tune; ``layers`` must have been listed under it.
             notes: facts to keep in the header.
 
         Raises:
-            AdaptorError: the adaptor exceeds its bound, the networks differ outside of it, or a value is NaN,
-                infinite or beyond float32's range.
+            AdaptorError: the adaptor exceeds its bound, the networks differ outside of it, a value is NaN,
+                infinite or beyond float32's range, or moved statistics do not fold (:func:`gearnn.folding.fold`).
             CheckpointError: the base has such a value.
         """
         names = [name for layer in layers for name in layer.stored(batchnorm_statistics)]
@@ -103,14 +104,17 @@ class Adaptor:
         for name in names:
             _check_after(state[name], after.get(name), name)
         tied = aliases(base)
-        _check_outside(state, after, {alias for name in names for alias in tied.get(name, [name])})
+        folding = [layer for layer in layers if layer.folds and batchnorm_statistics == "folded"]
+        moved = names + [name for layer in folding for name in layer.statistics]
+        _check_outside(state, after, {alias for name in moved for alias in tied.get(name, [name])})
+        values = {name: after[name].detach().cpu().float() for name in names} | _folded(base, finetuned, folding)
         return cls(
             level=DistortionLevel.parse(level),
             base_fingerprint=fingerprint(base),
             layers=tuple(layer.name for layer in layers),
             bound=sum(state[name].numel() for name in names) if bound is None else bound,
             batchnorm_statistics=batchnorm_statistics,
-            tensors={name: after[name].detach().cpu().float().contiguous().clone() for name in names},
+            tensors={name: values[name].contiguous().clone() for name in names},
             notes=dict(notes or {}),
         )
 
@@ -228,6 +232,16 @@ class Adaptor:
                 )
         if why := lost_by_rounding(self.tensors, state):
             raise AdaptorError(f"adaptor {self.level}: expected a base in float32, as load_model gives it, but {why}")
+
+
+def _folded(base: nn.Module, finetuned: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Scale and shift, by name, of layers whose statistics moved."""
+    found: dict[str, Tensor] = {}
+    for layer in layers:
+        path = layer.weights[0].rpartition(".")[0]
+        values = fold(path, base.get_submodule(path), finetuned.get_submodule(path))
+        found |= {name: values[name.rpartition(".")[2]] for name in layer.weights}
+    return found
 
 
 def _from_header(header: Mapping[str, object], tensors: Mapping[str, Tensor], path: Path) -> Adaptor:

@@ -100,12 +100,12 @@ def _flaw_of_tensors(adaptor: "Adaptor") -> str:
 
 
 def _flaw_of_places(adaptor: "Adaptor") -> str:
-    """Every layer has a tensor, and without moving statistics every tensor has a layer."""
+    """Every layer has a tensor, and every tensor has a layer, but for statistics that are held as they are."""
     places = {place for name in adaptor.tensors for place in (name, name.rpartition(".")[0] or "(root)")}
     for layer in adaptor.layers:
         if layer not in places:
             return f"expected at least one tensor of layer {layer}, but got none"
-    for name in adaptor.tensors if adaptor.batchnorm_statistics == "frozen" else ():
+    for name in adaptor.tensors if adaptor.batchnorm_statistics in ("frozen", "folded") else ():
         if not {name, name.rpartition(".")[0] or "(root)"} & set(adaptor.layers):
             return f"expected tensors of its layers only, but {name} belongs to none of them"
     return ""

@@ -49,7 +49,7 @@ class Method:
     partial_recipe: Recipe | None = None
     distill: float = 0.0
     granularity: Granularity = "layer"
-    batchnorm_statistics: BatchNormStatistics = "frozen"
+    batchnorm_statistics: BatchNormStatistics = "folded"
 
 
 def adapt_level(

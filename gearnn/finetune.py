@@ -72,7 +72,7 @@ def finetune(
     recipe: Recipe,
     *,
     layers: Sequence[Layer] | None = None,
-    batchnorm_statistics: BatchNormStatistics = "frozen",
+    batchnorm_statistics: BatchNormStatistics = "folded",
     loss: Loss | None = None,
     compute: Compute | None = None,
     checkpoint: Path | None = None,
@@ -87,8 +87,9 @@ def finetune(
         problem: loss and batching.
         recipe: how.
         layers: the layers S to move (partial fine-tuning); None moves every learnable weight.
-        batchnorm_statistics: which running statistics move: ``frozen`` none, ``selected`` those of
-            the layers that are trained, ``all`` every one.
+        batchnorm_statistics: which running statistics move: ``frozen`` none, ``folded`` and ``selected`` those of
+            the layers that are trained, ``all`` every one. Folding them comes after, with
+            :meth:`gearnn.adaptor.Adaptor.extract`.
         loss: what to minimise; None takes the problem's loss.
         compute: device and precision; None chooses.
         checkpoint: file that holds the state after each epoch. Where it exists and was written for

@@ -198,7 +198,7 @@ def moving_statistics(model: nn.Module, layers: Sequence[Layer] | None, policy: 
     if policy == "frozen":
         return frozenset()
     everyone = statistics_of(model)
-    if layers is not None and policy == "selected":
+    if layers is not None and policy != "all":
         chosen = {name for layer in layers for name in layer.statistics}
         everyone = {name: tensor for name, tensor in everyone.items() if name in chosen}
     moved = {id(tensor) for tensor in everyone.values()}

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gearnn.errors import CheckpointError
+from gearnn.folding import foldable
 
 Granularity = Literal["layer", "tensor"]
 """``layer``: a module that owns tensors is one item; ``tensor``: every parameter is an item of its own."""
 
-BatchNormStatistics = Literal["frozen", "selected", "all"]
-"""Which running statistics move during fine-tuning and belong to an adaptor: none, those of selected
-layers, or all."""
+BatchNormStatistics = Literal["folded", "frozen", "selected", "all"]
+"""Which running statistics move while an adaptor is fine-tuned, and how it holds them: ``folded``, those of selected
+layers, as scale and shift (:mod:`gearnn.folding`); ``frozen``, none; ``selected``, those of selected layers, as they
+are; ``all``, every one, as they are. A full fine-tune moves all of them or, ``frozen``, none."""
 
 _WEIGHING = ("weight", "bias", "running_mean", "running_var")  # buffers of FrozenBatchNorm, statistics
 
@@ -37,6 +39,7 @@ class Layer:
         num_weights: learnable values.
         num_values: N_i, the floating-point values that an adaptor stores for it under the plan's
             BatchNorm policy.
+        folds: whether its statistics, once moved, can be stored as scale and shift.
     """
 
     name: str
@@ -45,16 +48,17 @@ class Layer:
     statistics: tuple[str, ...]
     num_weights: int
     num_values: int
+    folds: bool = False
 
     def stored(self, batchnorm_statistics: BatchNormStatistics) -> tuple[str, ...]:
         """Names of the tensors that an adaptor with this layer holds for it."""
-        return self.weights + (self.statistics if batchnorm_statistics == "selected" else ())
+        return self.weights + (self.statistics if _is_charged(batchnorm_statistics, self.folds) else ())
 
 
 def layers_of(
     model: nn.Module,
     granularity: Granularity = "layer",
-    batchnorm_statistics: BatchNormStatistics = "frozen",
+    batchnorm_statistics: BatchNormStatistics = "folded",
 ) -> list[Layer]:
     """The layers of a network that could be adapted, in the order of its modules.
 
@@ -62,36 +66,39 @@ def layers_of(
     Modules without learnable weights (the fixed ``up.weight`` of a DRN, FrozenBatchNorm) are none. A tensor
     that several modules share (tied weights, tied statistics) belongs to the first of them and counts once.
     A module whose parameters hold no values (``torch.empty(0)``, which only marks a device) is a layer of size
-    0: Eq. 1 gives it 0, and Eq. 2 never chooses it.
+    0: Eq. 1 gives it 0, and Eq. 2 never chooses it. Under ``folded`` a BatchNorm without scale and shift is a layer
+    of its statistics alone.
 
     Args:
         model: the base; ``requires_grad`` says which parameters are learnable.
-        granularity: what counts as one layer.
-        batchnorm_statistics: whether running statistics count into N_i (only under ``selected``;
-            under ``all`` see :func:`charged_once`).
+        granularity: what counts as one layer; a BatchNorm whose statistics are folded is one either way.
+        batchnorm_statistics: whether running statistics count into N_i: under ``selected``, and under ``folded``
+            where they cannot be folded; under ``all`` see :func:`charged_once`.
     """
     seen: set[int] = set()
     layers: list[Layer] = []
+    folding = foldable(model) if batchnorm_statistics == "folded" else set()
     for path, module in model.named_modules():
         owned = [(n, p) for n, p in module.named_parameters(recurse=False) if _can_learn(p) and id(p) not in seen]
         seen.update(id(p) for _, p in owned)
-        if not owned:
-            continue
         statistics = {n: t for n, t in _running_statistics(path, module).items() if id(t) not in seen}
+        if not owned and not (statistics and batchnorm_statistics == "folded"):
+            continue
         seen.update(map(id, statistics.values()))
-        groups = [owned] if granularity == "layer" else [[one] for one in owned]
-        for index, group in enumerate(groups):
+        is_whole = granularity == "layer" or path in folding or not owned
+        for index, group in enumerate([owned] if is_whole else [[one] for one in owned]):
             carried = statistics if index == 0 else {}
             num_weights = sum(p.numel() for _, p in group)
-            charged = sum(t.numel() for t in carried.values()) if batchnorm_statistics == "selected" else 0
+            charged = sum(t.numel() for t in carried.values()) * _is_charged(batchnorm_statistics, path in folding)
             layers.append(
                 Layer(
-                    name=(path or "(root)") if granularity == "layer" else _join(path, group[0][0]),
+                    name=(path or "(root)") if is_whole else _join(path, group[0][0]),
                     kind=type(module).__name__,
                     weights=tuple(_join(path, n) for n, _ in group),
                     statistics=tuple(carried),
                     num_weights=num_weights,
                     num_values=num_weights + charged,
+                    folds=path in folding,
                 )
             )
     return layers
@@ -238,6 +245,11 @@ def named(layers: Sequence[Layer], names: Sequence[str]) -> list[Layer]:
     by_name = {layer.name: layer for layer in layers}
     wanted = {by_name[name].name for name in names}
     return [layer for layer in layers if layer.name in wanted]
+
+
+def _is_charged(policy: BatchNormStatistics, folds: bool) -> bool:
+    """Whether a layer's statistics are held beside its weights."""
+    return policy == "selected" or (policy == "folded" and not folds)
 
 
 def _can_learn(parameter: nn.Parameter) -> bool:

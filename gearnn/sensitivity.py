@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from gearnn.errors import CheckpointError
-from gearnn.layers import BatchNormStatistics, Granularity, layers_of, unusable
+from gearnn.folding import effective
+from gearnn.layers import BatchNormStatistics, Granularity, Layer, layers_of, stored_tensors, unusable
 from gearnn.store.tables import read_parquet, schema_of, write_parquet
 
 CHANGE_THRESHOLD = 2e-4
@@ -20,11 +21,14 @@ _COLUMNS = {
     "kind": (pa.string(), "class of the module"),
     "num_values": (pa.int64(), "N_i: values that an adaptor stores for the layer under the plan's BatchNorm policy"),
     "num_weights": (pa.int64(), "learnable values of the layer, biases included"),
-    "sensitivity": (pa.float64(), "v_i of Eq. 1: mean absolute change of the layer's weights; unit: weight value"),
+    "sensitivity": (pa.float64(), "v_i of Eq. 1: mean absolute change of the layer's weights; under the policy folded "
+                    "of a BatchNorm's effective scale and shift; unit: weight value"),
     "max_change": (pa.float64(), "largest absolute change of one weight; unit: weight value"),
     "share_changed": (pa.float64(), f"share of weights that changed by more than {CHANGE_THRESHOLD:g}; 0 to 1"),
     "sensitivity_pristine": (pa.float64(), "v_i after the same fine-tune on pristine frames; unit: weight value"),
-}
+    "sensitivity_weights": (pa.float64(), "v_i of the learnable weights alone, moved statistics left out; unit: "
+                            "weight value"),
+}  # fmt: skip
 SCHEMA = schema_of(_COLUMNS)
 """Columns of a sensitivity table; every field's metadata describes it, units included."""
 
@@ -35,11 +39,13 @@ def weight_change(
     *,
     pristine: nn.Module | None = None,
     granularity: Granularity = "layer",
-    batchnorm_statistics: BatchNormStatistics = "frozen",
+    batchnorm_statistics: BatchNormStatistics = "folded",
 ) -> pd.DataFrame:
     """How much each layer changed when the base was fully fine-tuned to a distortion level.
 
-    Eq. 1: ``v_i = 1/N_i * sum_j |p_j - f_q(p_j)|`` over the learnable weights of layer i, in float64.
+    Eq. 1: ``v_i = 1/N_i * sum_j |p_j - f_q(p_j)|`` over the learnable weights of layer i, in float64. Under the policy
+    ``folded`` those of a BatchNorm are its effective scale and shift (:func:`gearnn.folding.effective`), which is what
+    an adaptor holds of it: running statistics that moved count, too.
 
     Args:
         base: the pre-trained DNN D.
@@ -47,7 +53,7 @@ def weight_change(
         pristine: the same network after the same fine-tune on pristine frames, for the column
             ``sensitivity_pristine``; NaN there without it.
         granularity: what counts as one layer.
-        batchnorm_statistics: policy under which ``num_values`` is counted.
+        batchnorm_statistics: policy under which ``num_values`` is counted, and BatchNorm layers are compared.
 
     Returns:
         One row a layer with the columns of ``SCHEMA``, in the order of the base's modules.
@@ -56,11 +62,11 @@ def weight_change(
         CheckpointError: the networks do not have the same weights, or one is NaN or infinite.
     """
     layers = layers_of(base, granularity, batchnorm_statistics)
-    before, after = dict(base.named_parameters()), dict(finetuned.named_parameters())
-    control = dict(pristine.named_parameters()) if pristine is not None else None
+    is_folded = batchnorm_statistics == "folded"
+    after, control = _Changes(base, finetuned), None if pristine is None else _Changes(base, pristine)
     rows = []
     for layer in layers:
-        change = _absolute_change(before, after, layer.weights)
+        change = after.of(layer, is_folded)
         rows.append(
             {
                 "layer": layer.name,
@@ -70,9 +76,8 @@ def weight_change(
                 "sensitivity": _mean(change),
                 "max_change": change.max().item() if len(change) else 0.0,
                 "share_changed": _mean((change > CHANGE_THRESHOLD).double()),
-                "sensitivity_pristine": float("nan")
-                if control is None
-                else _mean(_absolute_change(before, control, layer.weights)),
+                "sensitivity_pristine": float("nan") if control is None else _mean(control.of(layer, is_folded)),
+                "sensitivity_weights": _mean(after.of(layer, False)),
             }
         )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -114,11 +119,26 @@ def read_table(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return read_parquet(path, SCHEMA, "sensitivity table")
 
 
-def _absolute_change(
-    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], names: tuple[str, ...]
-) -> torch.Tensor:
-    """|p_j - f_q(p_j)| of the named tensors, one float64 vector."""
-    return torch.cat([_change_of_one(name, before[name], after.get(name)) for name in names])
+class _Changes:
+    """|p_j - f_q(p_j)| of a base and a fine-tuned network, layer by layer."""
+
+    def __init__(self, base: nn.Module, finetuned: nn.Module) -> None:
+        self.base, self.finetuned = base, finetuned
+        self.before, self.after = stored_tensors(base), stored_tensors(finetuned)
+
+    def of(self, layer: Layer, is_folded: bool) -> torch.Tensor:
+        """Of one layer as one float64 vector: of its weights, or of effective scale and shift."""
+        if not is_folded or not layer.statistics:
+            return torch.cat([self._of_one(name) for name in layer.weights] or [torch.zeros(0, dtype=torch.float64)])
+        for name in (*layer.weights, *layer.statistics):
+            self._of_one(name)
+        path = layer.statistics[0].rpartition(".")[0]
+        base, finetuned = self.base.get_submodule(path), self.finetuned.get_submodule(path)
+        pairs = zip(effective(base, base), effective(base, finetuned), strict=True)
+        return torch.cat([(old - new).abs() for old, new in pairs])
+
+    def _of_one(self, name: str) -> torch.Tensor:
+        return _change_of_one(name, self.before[name], self.after.get(name))
 
 
 def _change_of_one(name: str, before: torch.Tensor, after: torch.Tensor | None) -> torch.Tensor:

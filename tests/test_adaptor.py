@@ -249,7 +249,7 @@ def with_header(adaptor: Adaptor, path: Path, text: str) -> Path:
         ({"level": "fog:density=1"}, "unknown distortion 'fog'"),
         ({"base_fingerprint": "0" * 63}, "expected its base's fingerprint of 64 hexadecimal digits"),
         ({"base_fingerprint": None}, "base_fingerprint is missing"),
-        ({"batchnorm_statistics": "some"}, "unknown BatchNorm policy 'some'; expected one of frozen"),
+        ({"batchnorm_statistics": "some"}, "unknown BatchNorm policy 'some'; expected one of folded"),
         ({"notes": ["ab"]}, "expected its notes as texts by name"),
         ({"notes": {"data": 1}}, "expected its notes as texts by name"),
         ({"calibration": 5}, "expected its calibration as a list, but got 5"),
