@@ -69,7 +69,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     gearbox = None
     if rows:
         rows, gearbox = register(plan, base, data, rows, failures)
-    report = write_report(plan, base, pristine_score.result(), rows) if rows else ""
+    report = write_report(plan, base, data, pristine_score.result(), rows) if rows else ""
     if failures:
         registered = [row.registered for row in rows if row.registered is not None]
         raise LevelsFailedError("; ".join(f"{level}: {reason}" for level, reason in failures.items()), registered)

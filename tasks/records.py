@@ -21,10 +21,24 @@ class Data(Record):
     Attributes:
         digests: role of a split -> digest of its frames and truth.
         num_frames: role of a split -> number of frames.
+        splits: role -> the split, as the plan names it.
+        overlaps: what splits have in common, in words.
     """
 
     digests: dict[str, str]
     num_frames: dict[str, int]
+    splits: dict[str, str] = {}
+    overlaps: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """Which frames served what, for tables and versions."""
+        told = {
+            role: f"{self.splits.get(role, role)} ({number:,} frame{'s' * (number != 1)})"
+            for role, number in self.num_frames.items()
+        }
+        text = f"trained on {told['train']}, chosen on {told['promote']}, reported on {told['test']}"
+        return f"{text}; {'; '.join(self.overlaps)}" if self.overlaps else text
 
 
 class Frames(Record):

@@ -54,7 +54,7 @@ def write_plan(folder: Path, **changes: Any) -> Path:
     save_checkpoint(folder / "base.safetensors", load_model("drn_d_22_quarter", 9))
     plan = {
         "base": {"name": "drn_d_22_quarter", "num_classes": 9, "checkpoint": str(folder / "base.safetensors")},
-        "data": {"name": "streets", "frames": {"train": 4, "val": 1}, "camera": {"size": [48, 32]}},
+        "data": {"name": "streets", "frames": {"train": 4, "val": 1, "test": 1}, "camera": {"size": [48, 32]}},
         "levels": ["jpeg:quality=10"],
         "bound": {"fraction": 0.01},
         "finetune": {"epochs": 1, "batch_size": 4},

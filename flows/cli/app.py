@@ -54,10 +54,9 @@ def adapt(plan: PlanFile) -> None:
         started = time.monotonic()
         with progress_bars():
             adapted = run(checked)
-        figure, split = title(adapted.pristine.figure), checked.data.splits.test
         heading = (
-            f"{checked.registered_base}: {figure} in percent on the split {split}; "
-            f"the base scores {adapted.pristine.values['test']:.1f} on undistorted frames"
+            f"{checked.registered_base}: {title(adapted.pristine.figure)} in percent; "
+            f"the base scores {adapted.pristine.values['test']:.1f} on undistorted frames; {adapted.data.in_words}"
         )
         print_table(table_cells(adapted.rows, adapted.base), title=heading)
         for row in adapted.rows:

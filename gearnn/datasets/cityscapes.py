@@ -48,12 +48,20 @@ _HIGHEST_ID = 33
 _HINT = "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip there (cityscapes-dataset.com, with a login)"
 
 
+class Cityscapes(ImageFolders):
+    """Frames of streets; a city is one drive or several, so it counts as one sequence."""
+
+    def sequence(self, index: int) -> str:
+        """The city."""
+        return self._frames[index].parent.name
+
+
 def folders(split: str) -> tuple[str, ...]:
     """Folders of the dataset that a split needs."""
     return f"leftImg8bit/{split}", f"gtFine/{split}", f"leftImg8bit_sequence/{split}"
 
 
-def open_cityscapes(root: Path, split: str, camera: Camera, *, clip: int = 1) -> ImageFolders:
+def open_cityscapes(root: Path, split: str, camera: Camera, *, clip: int = 1) -> "Cityscapes":
     """One split of Cityscapes.
 
     Args:
@@ -82,7 +90,7 @@ def open_cityscapes(root: Path, split: str, camera: Camera, *, clip: int = 1) ->
         dataset="cityscapes",
     )
     before = [_before(root, split, frame, clip - 1) for frame in frames] if clip > 1 else []
-    return ImageFolders(
+    return Cityscapes(
         frames,
         labels,
         class_names=CLASS_NAMES,

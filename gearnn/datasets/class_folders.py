@@ -23,6 +23,10 @@ class ClassFolders(FrameFiles):
         path = self._frames[index]
         return f"{path.parent.name}/{path.stem}"
 
+    def sequence(self, index: int) -> str:
+        """Its own name: photographs of a class are numbered, too."""
+        return self.name(index)
+
     def target(self, index: int) -> int:
         """Class of the frame, an index of ``class_names``."""
         return self._classes[index]

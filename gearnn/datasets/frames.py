@@ -1,6 +1,7 @@
 """What every dataset offers: frames as the sensor delivered them, and their truth."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from gearnn.datasets.files import image_digest, image_orientation, image_size, m
 from gearnn.distortions.stills import to_rgb
 from gearnn.errors import DataError
 
+_NUMBERED = re.compile(r"(?P<sequence>.*?)[-_. ]?[A-Za-z]?\d+")
 _MASK_MODES = ("1", "L", "P", "I;16", "I")
 
 RESAMPLING = {
@@ -103,6 +105,10 @@ class FrameDataset(Protocol):
         """The truth at the camera's size."""
         ...
 
+    def sequence(self, index: int) -> str:
+        """The video, or the like, that a frame is taken from; its own name where it stands for itself."""
+        ...
+
     def frame_digest(self, index: int) -> str:
         """sha256 of all that determines :meth:`clip`."""
         ...
@@ -144,6 +150,12 @@ class FrameFiles:
 
     def name(self, index: int) -> str:
         return self._frames[index].stem
+
+    def sequence(self, index: int) -> str:
+        """The name without the number at its end: ``0001TP`` of ``0001TP_006690``."""
+        name = self.name(index)
+        found = _NUMBERED.fullmatch(name)
+        return found["sequence"] if found else name
 
     def frame(self, index: int) -> Image.Image:
         return self.camera.frame(open_image(self._frames[index]))

@@ -27,6 +27,10 @@ URL = "https://www.cis.upenn.edu/~jshi/ped_html/PennFudanPed.zip"
 class PennFudan(ImageFolders):
     """Frames with class masks as truth, and the instances beside them."""
 
+    def sequence(self, index: int) -> str:
+        """Its own name: the images are single ones."""
+        return self.name(index)
+
     def instances(self, index: int) -> np.ndarray:
         """Instance of every pixel, uint8 [H, W]; 0 for background.
 

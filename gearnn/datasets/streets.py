@@ -59,6 +59,10 @@ class Streets:
     def __len__(self) -> int:
         return self.num_frames
 
+    def sequence(self, index: int) -> str:
+        """Its own name: every scene is another one."""
+        return self.name(index)
+
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
 

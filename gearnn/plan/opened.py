@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from gearnn.datasets import DistortedDataset, FrameDataset, open_split, with_truth
+from gearnn.datasets.splits import Split, sliced
 from gearnn.distortions import Calibration, calibrate, needs_calibration
-from gearnn.errors import CheckpointError, PlanError
+from gearnn.errors import CheckpointError, DataError, PlanError
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.machine.slots import device_for
@@ -20,7 +21,7 @@ from gearnn.models import build_model, load_model, problem_of_model, read_metada
 from gearnn.models.checkpoint import save_checkpoint
 from gearnn.models.reference import is_reference, references_in, source_digest
 from gearnn.plan import Plan
-from gearnn.plan.sections import Channels
+from gearnn.plan.sections import Channels, SplitsSpec
 from gearnn.problems.problem import Problem, make_problem, problem_class, problem_names
 from gearnn.store.bucket import is_remote
 from gearnn.store.copies import fetch_file
@@ -46,6 +47,7 @@ class Opened:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self._whole: dict[str, FrameDataset] = {}
         self._frames: dict[str, FrameDataset] = {}
 
     @cached_property
@@ -145,10 +147,24 @@ class Opened:
             DataError: the split is missing or incomplete.
             PlanError: the dataset has another number of classes than the base, or other truth than the problem needs.
         """
-        split = self.split(role)
-        if split not in self._frames:
-            self._frames[split] = self._open(split)
-        return self._frames[split]
+        text = self.split(role)
+        if text not in self._frames:
+            split = Split.parse(text)
+            if split.name not in self._whole:
+                self._whole[split.name] = self._open_for(role, split.name)
+            self._frames[text] = sliced(self._whole[split.name], split)
+        return self._frames[text]
+
+    def _open_for(self, role: Role, split: str) -> FrameDataset:
+        try:
+            return self._open(split)
+        except DataError as error:
+            if role != "test" or split != SplitsSpec().test:
+                raise
+            raise DataError(
+                f"{error}; data.splits.test is the split `{split}` where a plan names none: without one, set "
+                f"data.splits: {{promote: 'val[:50%]', test: 'val[50%:]'}}, two halves of val"
+            ) from error
 
     def splits(self) -> dict[str, FrameDataset]:
         """Name -> frames of every split that plays a role."""

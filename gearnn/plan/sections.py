@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, St
 
 from gearnn.datasets import Options, cityscapes, streets
 from gearnn.datasets.frames import RESAMPLING, Camera
+from gearnn.datasets.splits import Split
 from gearnn.layers import BatchNormStatistics, Granularity
 from gearnn.models.reference import is_reference
 from gearnn.recipe import OptimizerName, Recipe, Schedule
@@ -190,12 +191,36 @@ class CameraSpec(Section):
         return Camera(size=self.size, resample=self.resample)
 
 
-class SplitsSpec(Section):
-    """Which split serves what."""
+def _split(text: str) -> str:
+    return str(Split.parse(text))
 
-    train: str = "train"
-    promote: str = Field("val", description="versions are compared and chosen on it")
-    test: str = Field("val", description="the one that is reported")
+
+SplitText = Annotated[str, AfterValidator(_split)]
+
+
+class SplitsSpec(Section):
+    """Which split serves what: a split of the dataset, or a slice of one such as ``val[:50%]``."""
+
+    train: SplitText = "train"
+    promote: SplitText = Field("val", description="versions are compared and chosen on it")
+    test: SplitText = Field("test", description="the one that is reported; nothing is chosen on it")
+    overlap: Literal["refused", "reported"] = Field(
+        "refused", description="whether a frame may be in two of them; reports say how many are"
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        roles = {"train": self.train, "promote": self.promote, "test": self.test}
+        twice = [role for role, split in roles.items() if list(roles.values()).count(split) > 1]
+        if twice and self.overlap == "refused":
+            one, other = twice[0], twice[1]
+            halves = f"{other}: '{roles[other]}[50%:]'" if Split.parse(roles[other]).is_whole else "other frames"
+            raise ValueError(
+                f"expected {one} and {other} to be different frames, because what is chosen on frames looks better on "
+                f"them than it is, but both are {roles[one]}; set {one}: '{Split.parse(roles[one]).name}[:50%]' and "
+                f"{halves}, or overlap: reported"
+            )
+        return self
 
 
 class DataSpec(Section):
@@ -225,7 +250,8 @@ class DataSpec(Section):
         if self.name != "cityscapes" and self.clip != 1:
             raise ValueError(f"`clip` is for cityscapes only; {self.name} has no sequences")
         if self.name == "streets":
-            missing = {self.splits.train, self.splits.promote, self.splits.test} - self.frames.keys()
+            roles = self.splits.train, self.splits.promote, self.splits.test
+            missing = {Split.parse(split).name for split in roles} - self.frames.keys()
             if missing:
                 raise ValueError(f"expected `frames` to give the number of scenes of {', '.join(sorted(missing))}")
             if min(self.frames.values()) < 1:
@@ -254,7 +280,9 @@ class BoundSpec(Section):
     fraction: float | None = Field(None, gt=0, le=1, description="of the base's values; default 0.002")
     values: StrictInt | None = Field(None, ge=1, description="number of values, instead of a fraction")
     granularity: Granularity = "layer"
-    batchnorm_statistics: BatchNormStatistics = "frozen"
+    batchnorm_statistics: BatchNormStatistics = Field(
+        "folded", description="which running statistics move, and how an adaptor holds them"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

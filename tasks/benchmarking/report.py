@@ -21,7 +21,6 @@ def compose(found: Findings, drawn: Mapping[str, Figure]) -> Report:
     """The page."""
     plan, results = found.plan, found.results
     seeds = plan.benchmark.seeds or (plan.seed,)
-    held_out = plan.data.splits
     parts = [
         sections.accuracy(found, drawn),
         sections.gains(results),
@@ -35,7 +34,7 @@ def compose(found: Findings, drawn: Mapping[str, Figure]) -> Report:
     return Report(
         title=f"Is GearNN worth it? {plan.registered_base}",
         subtitle=(
-            f"{title(results.metric)} in percent on the split {held_out.test} "
+            f"{title(results.metric)} in percent on the split {plan.data.splits.test} "
             f"({found.data.num_frames[TEST]} frames), {len(plan.levels)} levels, "
             f"bound {plan.bound.in_values(found.base.num_values):,} of {found.base.num_values:,} values, "
             f"seeds {', '.join(map(str, seeds))}; MLflow run {found.run_id}."
@@ -93,8 +92,8 @@ def _how(found: Findings) -> Section:
 
 def _how_in_words(found: Findings) -> list[str]:
     full, partial = found.plan.finetune, found.plan.partial or found.plan.finetune
-    held_out = found.plan.data.splits
     texts = [
+        f"Frames: {found.data.in_words}.",
         f"Whole networks: {_recipe(full)}. Adaptors of every kind: {_recipe(partial)}. The same seed, order of frames "
         f"and mirroring for all.",
     ]
@@ -106,8 +105,6 @@ def _how_in_words(found: Findings) -> list[str]:
     if solutions.PAPER_RECIPE in shown:
         texts.append(f"{solutions.PAPER_RECIPE} trains the adaptors' layers as whole networks are trained.")
     texts.append("Adaptors need the full fine-tunes and the control before their own, which are counted there.")
-    if held_out.test == held_out.promote:
-        texts.append(f"This data has one held-out split, {held_out.test}, by which versions are chosen, too.")
     if found.failures:
         texts.append("Not measured: " + "; ".join(found.failures) + ".")
     return texts

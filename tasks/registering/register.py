@@ -21,6 +21,7 @@ from gearnn.registry.names import (
     SHARE,
     TAG_DATA,
     TAG_FIGURE,
+    TAG_FRAMES,
     TAG_MADE_FROM,
     TAG_PLAN,
     TAG_PROMOTE_DATA,
@@ -90,6 +91,7 @@ def plan_digest(plan: Plan) -> str:
     """What distinguishes plans in the registry: everything that decides an adaptor."""
     content = plan.model_dump(mode="json", exclude=_ELSEWHERE)
     base = content["base"]
+    content["data"]["splits"].pop("overlap")
     for section, key, default in (
         (content, "problem", ProblemSpec().model_dump()),
         (base, "module", None),
@@ -114,6 +116,7 @@ def _register(opened: Opened, base: Base, data: Data, base_version: Version, row
         TAG_DATA: data.digests["train"],
         TAG_PROMOTE_DATA: data.digests["promote"],
         TAG_FIGURE: _figure(row),
+        TAG_FRAMES: data.in_words,
     }
     made_from = json.dumps(ingredients_of(opened, base, data, row.level), sort_keys=True)
     experiment = runs.experiment_id(plan.registered_base)
@@ -127,7 +130,7 @@ def _register(opened: Opened, base: Base, data: Data, base_version: Version, row
             run_id=run_id,
             identity=identity,
             tags={**tags, TAG_MADE_FROM: made_from},
-            card=scorecard(row, base, tags),
+            card=scorecard(row, base, data, tags),
         )
     except BaseException:
         runs.finish(run_id, failed=True)

@@ -16,13 +16,13 @@ from gearnn.registry import runs
 from gearnn.registry.names import TAG_PLAN
 from gearnn.store.files import home
 from gearnn.store.storage import Ref, Store
-from tasks.records import Base, Row, Score
+from tasks.records import Base, Data, Row, Score
 from tasks.registering.register import plan_digest
 from tasks.registering.scorecard import all_figures, markdown, scorecard, table_cells
 
 
 @task(name="report", task_run_name="report {plan.registered_base}")
-def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -> str:
+def write_report(plan: Plan, base: Base, data: Data, pristine: Score, rows: Sequence[Row]) -> str:
     """Write the run's table, scores and sensitivity tables; the path of the report.
 
     ``<home>/reports/<base>/<plan digest>/``: ``report.md``, ``scores.parquet``,
@@ -37,24 +37,20 @@ def write_report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row]) -
         _copy(store, row.table.parquet, folder / "sensitivity" / level.kind / f"{level.slug}.parquet")
         _copy(store, row.adaptor.file, folder / "adaptors" / f"{level.slug}.safetensors")
     report = folder / "report.md"
-    report.write_text(_report(plan, base, pristine, rows, cells))
+    report.write_text(_report(plan, base, data, pristine, rows, cells))
     _publish(plan, cells, report)
     return str(report)
 
 
-def _report(plan: Plan, base: Base, pristine: Score, rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> str:
-    held_out = plan.data.splits
-    note = (
-        f"Versions are chosen and reported on the same split (`{held_out.test}`), because the plan names no other."
-        if held_out.promote == held_out.test
-        else f"Versions are chosen on `{held_out.promote}` and reported on `{held_out.test}`."
-    )
-    cards = "\n".join(scorecard(row, base, {TAG_PLAN: plan_digest(plan)}) for row in rows)
+def _report(
+    plan: Plan, base: Base, data: Data, pristine: Score, rows: Sequence[Row], cells: Sequence[Sequence[str]]
+) -> str:
+    cards = "\n".join(scorecard(row, base, data, {TAG_PLAN: plan_digest(plan)}) for row in rows)
     return (
         f"# {plan.registered_base}\n\n"
-        f"{title(pristine.figure)} in percent on the split `{held_out.test}`; "
+        f"{title(pristine.figure)} in percent on the split `{plan.data.splits.test}`; "
         f"base of {base.num_values:,} values, "
-        f"{pristine.values[TEST]:.2f} on undistorted frames. {note}\n\n"
+        f"{pristine.values[TEST]:.2f} on undistorted frames. Frames: {data.in_words}.\n\n"
         f"{markdown(cells)}\n\n{cards}"
     )
 

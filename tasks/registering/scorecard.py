@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, TEST, kept_share, title
-from tasks.records import Base, Row, Score
+from tasks.records import Base, Data, Row, Score
 
 _HEADINGS = (
     "level",
@@ -75,13 +75,14 @@ def accuracy_cells(scores: Sequence[Score]) -> list[tuple[str, ...]]:
     return cells
 
 
-def scorecard(row: Row, base: Base, tags: Mapping[str, str]) -> str:
+def scorecard(row: Row, base: Base, data: Data, tags: Mapping[str, str]) -> str:
     """The description of an adaptor's version: accuracy, size against the bound, layers, digests."""
     accuracy = accuracy_cells(list(row.scores.values()))
     share = 100 * row.adaptor.num_values / base.num_values
     digests = "\n".join(f"- `{name}`: `{value}`" for name, value in sorted(tags.items()))
     return (
         f"### {row.level}\n\n{markdown(accuracy)}\n\n"
+        f"**Frames** {data.in_words}.\n\n"
         f"**Size** {row.adaptor.num_values:,} values, {share:.2f} % of the base; "
         f"bound {row.selection.bound:,} values.\n\n"
         f"**{len(row.selection.layers)} layers** {', '.join(f'`{name}`' for name in row.selection.layers)}\n\n"

@@ -501,7 +501,7 @@ def _tiny_plan(folder: Path, num_levels: int) -> Path:
     levels = [f"jpeg:quality={10 + i}" for i in range(num_levels)]
     path.write_text(
         f"base: {{name: drn_d_22_quarter, num_classes: 9, train: {{epochs: 1}}}}\n"
-        f"data: {{name: streets, frames: {{train: 8, val: 2}}, camera: {{size: [48, 32]}}}}\n"
+        f"data: {{name: streets, frames: {{train: 8, val: 2, test: 2}}, camera: {{size: [48, 32]}}}}\n"
         f"levels: {levels}\nbound: {{fraction: 0.01}}\nfinetune: {{epochs: 1}}\nstore: {folder}/store\n"
     )
     return path

@@ -28,7 +28,7 @@ from tests.shared.results import row
 
 PLAN = {
     "base": {"name": "drn_d_22", "num_classes": 11, "train": {}},
-    "data": {"name": "streets", "frames": {"train": 1, "val": 1}, "camera": {"size": [480, 360]}},
+    "data": {"name": "streets", "frames": {"train": 1, "val": 1, "test": 1}, "camera": {"size": [480, 360]}},
     "levels": ["paper/jpeg"],
     "benchmark": {"bounds": {"levels": ["jpeg:quality=10"]}, "frequency": {}},
 }

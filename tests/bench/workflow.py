@@ -25,7 +25,7 @@ NUM_LAYERS, FEW_LEVELS, MANY_LEVELS = 500, 100, 1000
 def _plan(folder: Path, name: str, levels: list[str], **base: Any) -> Path:
     content = {
         "base": {"name": "drn_d_22_quarter", "num_classes": 9, "registered_as": name, **base},
-        "data": {"name": "streets", "frames": {"train": 8, "val": 2}, "camera": {"size": [48, 32]}},
+        "data": {"name": "streets", "frames": {"train": 8, "val": 2, "test": 2}, "camera": {"size": [48, 32]}},
         "levels": levels,
         "bound": {"fraction": 0.01},
         "finetune": {"epochs": 1},

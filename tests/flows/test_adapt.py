@@ -52,7 +52,7 @@ class World:
     def plan(self, **changes: Any) -> Plan:
         content = {
             "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": ONE_EPOCH},
-            "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
+            "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [44, 30]}},
             "levels": LEVELS,
             "bound": {"fraction": 0.01},
             "promotion": {"over_base": False},  # one epoch teaches little

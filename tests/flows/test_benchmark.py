@@ -26,7 +26,7 @@ pytestmark = [
 
 CONTENT: dict[str, Any] = {
     "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 1, "batch_size": 4, "clip": 1.0}},
-    "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
+    "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [44, 30]}},
     "levels": ["jpeg:quality=5", "resolution:scale=0.5", "jpeg:quality=100"],
     "bound": {"fraction": 0.01},
     "finetune": {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 0.01}, "clip": 1.0},
@@ -191,7 +191,7 @@ def test_what_a_detector_cannot_have_is_named_and_the_rest_is_measured(tmp_path:
     ours = plan(
         tmp_path,
         base={"name": "mask_rcnn", "kwargs": TINY_MASK_RCNN, "train": {"epochs": 1, "batch_size": 3, "clip": 1.0}},
-        data={"name": "streets", "frames": {"train": 4, "val": 2}, "camera": {"size": [88, 60]}},
+        data={"name": "streets", "frames": {"train": 4, "val": 2, "test": 2}, "camera": {"size": [88, 60]}},
         levels=["jpeg:quality=5"],
         bound={"fraction": 0.05},
         benchmark={"frequency": {"frames": 2}, "matrix": False, "examples": 1},

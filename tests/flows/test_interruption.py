@@ -17,7 +17,7 @@ from tests.conftest import PYTHONPATH, REPOSITORY
 
 PLAN = {
     "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 100_000, "batch_size": 8}},
-    "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [48, 32]}},
+    "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [48, 32]}},
     "levels": ["jpeg:quality=5"],
     "bound": {"fraction": 0.05},
 }

@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 LEVELS = ["jpeg:quality={5,20}"]
-STREETS = {"name": "streets", "frames": {"train": 6, "val": 3}, "camera": {"size": [88, 60]}}
+STREETS = {"name": "streets", "frames": {"train": 6, "val": 3, "test": 3}, "camera": {"size": [88, 60]}}
 ONE_EPOCH = {"epochs": 1, "batch_size": 3, "optimizer": {"lr": 0.01}, "clip": 1.0}  # so that none diverges
 
 

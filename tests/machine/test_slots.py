@@ -172,7 +172,7 @@ def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_computes_on_the_gpu_of_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {
         "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {}},
-        "data": {"name": "streets", "frames": {"train": 1, "val": 1}},
+        "data": {"name": "streets", "frames": {"train": 1, "val": 1, "test": 1}},
         "levels": ["jpeg:quality=10"],
     }
     plan = Plan.read(content, source="test")

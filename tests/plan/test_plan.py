@@ -27,7 +27,7 @@ def test_defaults_are_the_papers() -> None:
     assert (recipe.weight_decay, recipe.schedule, recipe.flip) == (0.0, "constant", 0.5)
     assert plan.partial_recipe == recipe
     assert plan.bound.in_values(15_907_139) == 31_814
-    assert plan.bound.batchnorm_statistics == "frozen"
+    assert plan.bound.batchnorm_statistics == "folded"
     assert plan.registered_base == "drn_d_22-camvid"
 
 
@@ -92,7 +92,17 @@ def test_levels_are_canonical_and_pristine_ones_need_no_adaptor() -> None:
         ({"levels": ["resolution:{240x180/480x360,120x90}"]}, "levels: expected data.camera.size"),
         ({"levels": [10]}, "levels.0: expected text, but got 10"),
         ({"levels": "paper/fog"}, "levels: unknown level set 'paper/fog'"),
-        ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of train, val"),
+        ({"data": {"name": "streets"}}, "data: expected `frames` to give the number of scenes of test, train, val"),
+        (
+            {"data": {"name": "camvid", "root": "x", "splits": {"test": "val"}}},
+            "data.splits: expected promote and test to be different frames, because what is chosen on frames looks "
+            "better on them than it is, but both are val; set promote: 'val[:50%]' and test: 'val[50%:]', or overlap: "
+            "reported",
+        ),
+        (
+            {"data": {"name": "camvid", "root": "x", "splits": {"train": "train[:half]"}}},
+            "data.splits.train: expected a split, or a slice such as val[:50%]",
+        ),
         ({"base": {"name": "drn_d_22", "num_classes": 11}}, "base: expected `checkpoint` (a file), or `train`"),
         (
             {"base": {"num_classes": 11, "checkpoint": "x"}},

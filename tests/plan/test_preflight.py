@@ -18,7 +18,7 @@ from gearnn.plan.preflight import check_network, check_sizes
 from gearnn.problems.segmentation import SemanticSegmentation
 from tests.shared.nets import TINY_MASK_RCNN
 
-STREETS = {"name": "streets", "frames": {"train": 3, "val": 2}, "camera": {"size": [48, 32]}}
+STREETS = {"name": "streets", "frames": {"train": 3, "val": 2, "test": 2}, "camera": {"size": [48, 32]}}
 DRN = {"name": "drn_d_22_quarter", "train": {}}
 ZOO = {"module": "tests.shared.nets:zoo", "train": {"epochs": 1, "batch_size": 2}}
 

@@ -13,7 +13,7 @@ def tiny(
         levels: in text.
         store: folder or bucket.
         epochs: of the base and of each fine-tune.
-        frames: of the splits train and val.
+        frames: of the split train, and of each of val and test.
     """
     train, val = frames
     return {
@@ -23,7 +23,7 @@ def tiny(
             "train": {"epochs": epochs, "batch_size": 4, "clip": 1.0},  # no step so large that it may diverge
             "registered_as": name,
         },
-        "data": {"name": "streets", "frames": {"train": train, "val": val}, "camera": {"size": [44, 30]}},
+        "data": {"name": "streets", "frames": {"train": train, "val": val, "test": val}, "camera": {"size": [44, 30]}},
         "levels": levels,
         "bound": {"fraction": 0.01},
         "finetune": {"epochs": epochs, "batch_size": 4, "optimizer": {"lr": 0.01}, "clip": 1.0},

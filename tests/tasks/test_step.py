@@ -17,7 +17,7 @@ from tasks.step import step
 def plan(tmp_path: Path) -> Plan:
     content = {
         "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {}},
-        "data": {"name": "streets", "frames": {"train": 1, "val": 1}},
+        "data": {"name": "streets", "frames": {"train": 1, "val": 1, "test": 1}},
         "levels": ["jpeg:quality=10"],
         "store": str(tmp_path / "store"),
     }

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def plan(tmp_path: Path) -> Path:
     content = {
         "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {"epochs": 1}},
-        "data": {"name": "streets", "frames": {"train": 4, "val": 6}, "camera": {"size": [48, 32]}},
+        "data": {"name": "streets", "frames": {"train": 4, "val": 6, "test": 6}, "camera": {"size": [48, 32]}},
         "levels": ["jpeg:quality=10", "jpeg:quality=30"],
         "bound": {"fraction": 0.01},
         "promotion": {"over_base": False},

@@ -44,7 +44,7 @@ class World:
         content = {
             "base": {"module": "tests.shared.noting:Noting", "num_classes": 9, "checkpoint": str(self.checkpoint)},
             "problem": {"name": "semantic_segmentation"},
-            "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
+            "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [44, 30]}},
             "levels": LEVELS,
             "bound": {"fraction": 0.3},
             "finetune": {"epochs": 1, "batch_size": 4, "optimizer": {"lr": 0.01}},

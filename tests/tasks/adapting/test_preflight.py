@@ -35,7 +35,7 @@ def nothing_passed_yet() -> Iterator[None]:
 def plan(folder: Path, **changes: Any) -> Plan:
     content = {
         "base": {"name": "drn_d_22_quarter", "train": {"epochs": 1}},
-        "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
+        "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [44, 30]}},
         "levels": ["jpeg:quality=5", "jpeg:quality=20"],
         "bound": {"fraction": 0.01},
         "finetune": {"epochs": 1, "batch_size": 4},

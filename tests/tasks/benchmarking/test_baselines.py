@@ -22,7 +22,7 @@ def test_what_is_chosen_is_counted_as_its_adaptor_will_be(tmp_path: Path, policy
     plan = Plan.read(
         {
             "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {}},
-            "data": {"name": "streets", "frames": {"train": 1, "val": 1}},
+            "data": {"name": "streets", "frames": {"train": 1, "val": 1, "test": 1}},
             "levels": ["jpeg:quality=5"],
             "bound": {"fraction": 0.01, "batchnorm_statistics": policy},
             "store": str(tmp_path),

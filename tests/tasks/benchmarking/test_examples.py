@@ -27,7 +27,7 @@ def test_base_adaptor_and_full_fine_tune_are_drawn_and_what_died_is_not(tmp_path
     plan = Plan.read(
         {
             "base": {"name": "drn_d_22_quarter", "num_classes": 9, "train": {}},
-            "data": {"name": "streets", "frames": {"train": 1, "val": 1}},
+            "data": {"name": "streets", "frames": {"train": 1, "val": 1, "test": 1}},
             "levels": [LEVEL],
             "store": str(tmp_path),
             "benchmark": {"examples": 1},

@@ -45,7 +45,7 @@ def plan(tmp_path: Path) -> Path:
 def write(folder: Path, **changes: Any) -> Path:
     content = {
         "base": {"name": "drn_d_22_quarter", "train": {"epochs": 1}},
-        "data": {"name": "streets", "frames": {"train": 8, "val": 4}, "camera": {"size": [44, 30]}},
+        "data": {"name": "streets", "frames": {"train": 8, "val": 4, "test": 4}, "camera": {"size": [44, 30]}},
         "levels": ["jpeg:quality=5", "jpeg:quality=20"],
         "store": str(folder / "store"),
     }

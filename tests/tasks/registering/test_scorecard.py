@@ -3,11 +3,12 @@ import math
 from gearnn.evaluation import solutions
 from gearnn.evaluation.solutions import PROMOTE, TEST
 from gearnn.store.storage import Ref
-from tasks.records import AdaptorFile, Base, Network, Row, Score, Selection, Table
+from tasks.records import AdaptorFile, Base, Data, Network, Row, Score, Selection, Table
 from tasks.registering.scorecard import markdown, scorecard, table_cells
 
 REF = Ref("objects/a", "a" * 64, 1)
 BASE = Base(weights=REF, fingerprint="f" * 64, num_values=1000)
+DATA = Data(digests={}, num_frames={"train": 8, "promote": 4, "test": 2})
 
 
 def make_row(clean: float, full: float, adaptor: float) -> Row:
@@ -56,7 +57,7 @@ def test_the_table_has_every_solution_and_the_size() -> None:
 
 
 def test_a_scorecard_tells_accuracy_size_layers_and_digests() -> None:
-    card = scorecard(make_row(clean=40.0, full=50.0, adaptor=48.0), BASE, {"gearnn.data.digest": "d"})
+    card = scorecard(make_row(clean=40.0, full=50.0, adaptor=48.0), BASE, DATA, {"gearnn.data.digest": "d"})
     for part in (
         "| adaptor | 48.00 | 47.0 to 49.0 |",
         "8 values, 0.80 %",
