@@ -18,6 +18,7 @@ from tasks.adapting.evaluate import evaluate_solution
 from tasks.adapting.finetune import full_finetune, partial_finetune
 from tasks.adapting.frames import distort_frames
 from tasks.adapting.knapsack import choose_layers
+from tasks.adapting.portfolio import try_selections
 from tasks.adapting.preflight import preflight
 from tasks.adapting.sensitivity import measure_sensitivity
 from tasks.progress import expect_steps, stopping_work
@@ -43,7 +44,8 @@ def adapt_flow(plan: Plan) -> Adapted:
     Raises:
         LevelsFailedError: at least one level failed.
     """
-    expect_steps(5 + 8 * len(plan.distortion_levels))  # data, frames, base, its score, the control; 8 a level
+    a_level = 8 + (plan.bound.select == "portfolio")
+    expect_steps(5 + a_level * len(plan.distortion_levels))  # data, frames, base, its score, the control
     preflight(plan)
     data: Data = check_data.submit(plan).result()
     base: Base = prepare_base.submit(plan, data).result()
@@ -53,6 +55,8 @@ def adapt_flow(plan: Plan) -> Adapted:
     pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])
     tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
     selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
+    if plan.bound.select == "portfolio":
+        selections = try_selections.map(*common, tables, selections, fulls)
     adaptors = partial_finetune.map(*common, levels, selections, fulls)
     pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, solutions.BASE, None)
     scores = {

@@ -9,6 +9,7 @@ from gearnn.levels import PRISTINE
 from gearnn.plan import Plan
 from tasks.adapting.finetune import full_finetune, partial_finetune
 from tasks.adapting.knapsack import choose_layers
+from tasks.adapting.portfolio import try_selections
 from tasks.adapting.sensitivity import measure_sensitivity
 from tasks.benchmarking import baselines
 from tasks.benchmarking.frequency import measure_frequency
@@ -76,8 +77,10 @@ class Seed:
         plain = self.plan.model_copy(update={"bound": by_module})
         for level in self.levels:
             tested = self.plan.levels if self.plan.benchmark.matrix else (level,)
-            chosen = choose_layers.submit(self.plan, self.base, self.tables_by_level[level])
+            by_eq2, chosen = self._chosen(self.plan, level)
             self._adapt(solutions.ADAPTOR, self.plan, level, chosen, tested)
+            if "eq2" in wanted and self.plan.bound.select != "eq2":
+                self._adapt(solutions.EQ2, self.plan, level, by_eq2)
             if "paper_recipe" in wanted and self.plan.partial is not None:
                 self._adapt(solutions.PAPER_RECIPE, as_in_paper, level, chosen)
             if "batchnorm" in wanted:
@@ -100,7 +103,7 @@ class Seed:
             if bound.in_values(size) == self.plan.bound.in_values(size):
                 continue
             for level in spec.levels or self.levels[:1]:
-                chosen = choose_layers.submit(plan, self.base, self.tables_by_level[level])
+                _, chosen = self._chosen(plan, level)
                 self._adapt(solutions.ADAPTOR, plan, level, chosen, setting=f"bound={100 * fraction:g} %")
 
     def frequency_maps(self) -> dict[str, Any]:
@@ -119,6 +122,14 @@ class Seed:
                 title = f"{solution} {level}".strip() + ("" if block else ", whole frames")
                 maps[title] = measure_frequency.submit(*common, result, block)
         return maps
+
+    def _chosen(self, plan: Plan, level: str) -> tuple[Any, Any]:
+        """The layers of Eq. 2, and those that the plan's way selects."""
+        table = self.tables_by_level[level]
+        by_eq2 = choose_layers.submit(plan, self.base, table)
+        if plan.bound.select == "eq2":
+            return by_eq2, by_eq2
+        return by_eq2, try_selections.submit(plan, self.base, self.data, table, by_eq2, self.fulls[level])
 
     def _enter(self, solution: str, trained: str, *steps: Any, tested: Sequence[str] = (), setting: str = "") -> None:
         self.contestants.append(Contestant(self.plan, solution, trained, steps, tested or (trained,), setting))

@@ -6,7 +6,7 @@ Run one level of a plan without Prefect and MLflow:
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,22 @@ from torch import nn
 from gearnn.adaptor import Adaptor
 from gearnn.datasets import check_frames
 from gearnn.errors import GearNNError, PlanError
+from gearnn.evaluate import evaluate
 from gearnn.finetune import Progress, finetune
 from gearnn.finetune_batches import Samples
-from gearnn.knapsack import select_layers
-from gearnn.layers import BatchNormStatistics, Granularity, layers_of, model_size, room_for_layers
+from gearnn.layers import BatchNormStatistics, Granularity, Layer, layers_of, model_size, named, room_for_layers
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.objectives import distilled_loss
 from gearnn.plan import Plan
 from gearnn.plan.opened import Opened
 from gearnn.plan.preflight import check_bound, check_levels, check_network, check_sizes
-from gearnn.problems.problem import Problem
+from gearnn.portfolio import EveryOther, at_rate, candidates, most_sensitive, trial_of, tried_out
+from gearnn.problems.problem import Problem, Score
 from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
 from gearnn.store.outputs import Outputs
+from gearnn.targets import scored_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ def adapt_level(
     bound: int,
     method: Method,
     *,
+    promote: Samples | None = None,
     compute: Compute | None = None,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Adaptor:
@@ -72,6 +75,8 @@ def adapt_level(
         level: q.
         bound: M, in values.
         method: f_q, and what it moves.
+        promote: frames at level q on which nothing is reported; by them selections of :mod:`gearnn.portfolio` are
+            tried beside Eq. 2's. None takes Eq. 2's.
         compute: device and precision; None chooses.
         on_step: called after every training step of both fine-tunes.
     """
@@ -81,16 +86,27 @@ def adapt_level(
     full = tune(method.recipe)
     # 3-5: the values v_q by Eq. 1, and the sizes n
     table = weight_change(base, full.model, granularity=method.granularity, batchnorm_statistics=policy)
-    values, sizes = table["sensitivity"].tolist(), table["num_values"].tolist()
-    # 6: S = knapsack(value = v_q, weight = n, bound = M)
-    selection = select_layers(values, sizes, room_for_layers(base, bound, policy))
-    # 7: the subset of layers to fine-tune is A_q = {l_i : i in S}
-    layers = layers_of(base, method.granularity, policy)
-    subset = [layers[i] for i in selection]
-    # 8: partially fine-tune A*_q = f_q(A_q)
-    share = method.distill
+    # 6: S = knapsack(value = v_q, weight = n, bound = M), or another selection that is better on other frames
+    layers, room = layers_of(base, method.granularity, policy), room_for_layers(base, bound, policy)
+    share, recipe = method.distill, method.partial_recipe or method.recipe
     follow = distilled_loss(problem, full.model, share=share, compute=compute) if share else None
-    tuned = tune(method.partial_recipe or method.recipe, layers=subset, loss=follow)
+    selection = most_sensitive(layers, table, room)
+    if promote is not None:
+        short, every = trial_of(recipe)
+        few = samples if every == 1 else EveryOther(samples, every)
+
+        def trial(_: str, chosen: Sequence[Layer], rate: float) -> Score:
+            how = at_rate(short, rate)
+            tried = finetune(
+                base, few, problem, how, layers=chosen, batchnorm_statistics=policy, loss=follow, compute=compute
+            )
+            return evaluate(tried.model, promote, scored_by(problem), compute=compute)
+
+        best = next(row for row in tried_out(candidates(layers, table, room), trial) if row.is_chosen)
+        selection, recipe = named(layers, best.layers), at_rate(recipe, best.rate)
+    # 7, 8: the subset of layers is A_q = {l_i : i in S}; partially fine-tune A*_q = f_q(A_q)
+    subset = list(selection)
+    tuned = tune(recipe, layers=subset, loss=follow)
     return Adaptor.extract(base, tuned.model, subset, level, bound=bound, batchnorm_statistics=policy)
 
 
@@ -105,16 +121,17 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
     if level.is_pristine:
         raise PlanError(f"level {level}: expected a distorted level; at a pristine one the base itself runs")
     opened = Opened(plan)
-    base, samples = opened.base(), opened.samples("train", level)
+    base = opened.base()
     check_bound(plan, base)
     check_sizes(opened)
-    check_frames(samples.dataset)
+    check_frames(opened.frames("train"))
     check_levels(opened)
     check_network(opened)
+    samples, problem = opened.training(level, base)
     adaptor = adapt_level(
         base,
         samples,
-        opened.problem,
+        problem,
         level,
         plan.bound.in_values(model_size(base)),
         Method(
@@ -124,6 +141,7 @@ def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progr
             granularity=plan.bound.granularity,
             batchnorm_statistics=plan.bound.batchnorm_statistics,
         ),
+        promote=opened.samples("promote", level) if plan.bound.select == "portfolio" else None,
         compute=opened.compute,
         on_step=on_step,
     )

@@ -34,10 +34,10 @@ def stability_loss(problem: Problem, *, alpha: float, sigma: float) -> Loss:
     classifying = _classifying(problem, "stability training")
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        own, logits, counted = _loss_and_logits(classifying, model, batch)
+        own, logits, counted = loss_and_logits(classifying, model, batch)
         noisy = [pixels + sigma * torch.randn_like(pixels) for pixels in classifying.pixels(batch)]
         shaken, _ = classifying.logits(model, classifying.with_pixels(batch, noisy))
-        return own + alpha * _cross_entropy(shaken, logits, counted)
+        return own + alpha * cross_entropy(shaken, logits, counted)
 
     return loss
 
@@ -60,10 +60,10 @@ def distilled_loss(problem: Problem, teacher: nn.Module, *, share: float, comput
     frozen = compute.lent(teacher).eval()
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        own, logits, counted = _loss_and_logits(classifying, model, batch)
+        own, logits, counted = loss_and_logits(classifying, model, batch)
         with torch.no_grad():
             wanted, _ = classifying.logits(frozen, batch)
-        return (1.0 - share) * own + share * _cross_entropy(logits, wanted, counted)
+        return (1.0 - share) * own + share * cross_entropy(logits, wanted, counted)
 
     return loss
 
@@ -87,7 +87,7 @@ def _classifying(problem: Problem, what: str) -> Classifying:
     return problem
 
 
-def _loss_and_logits(problem: Classifying, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+def loss_and_logits(problem: Classifying, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The problem's loss, auxiliary heads included, and the logits behind it, by one forward pass."""
     outputs: list[Any] = []
     hook = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -110,7 +110,7 @@ class _Replayed(nn.Module):
         return self.output
 
 
-def _cross_entropy(logits: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
     """Mean of -sum_c softmax(wanted)_c * log softmax(logits)_c over counted places; 0 where none counts.
 
     Args:

@@ -9,6 +9,10 @@ from torch import nn
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "cosine"]
+Select = Literal["portfolio", "eq2"]
+"""How layers are selected; see :mod:`gearnn.portfolio`."""
+Target = Literal["labels", "base", "both"]
+"""What a fine-tune learns from; see :mod:`gearnn.targets`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,14 @@ class Data(Record):
         num_frames: role of a split -> number of frames.
         splits: role -> the split, as the plan names it.
         overlaps: what splits have in common, in words.
+        truth: where it comes from: ``labels``, or ``answers`` of the base on the undistorted frames.
     """
 
     digests: dict[str, str]
     num_frames: dict[str, int]
     splits: dict[str, str] = {}
     overlaps: tuple[str, ...] = ()
+    truth: Literal["labels", "answers"] = "labels"
 
     @property
     def in_words(self) -> str:
@@ -38,6 +40,8 @@ class Data(Record):
             for role, number in self.num_frames.items()
         }
         text = f"trained on {told['train']}, chosen on {told['promote']}, reported on {told['test']}"
+        if self.truth == "answers":
+            text += "; no labels: all figures are agreement with the base on undistorted frames"
         return f"{text}; {'; '.join(self.overlaps)}" if self.overlaps else text
 
 
@@ -99,20 +103,45 @@ class Table(Record):
     share_sensitive: float
 
 
+class Tried(Record):
+    """A way to select layers that was tried by a short fine-tune.
+
+    Attributes:
+        name: of the way.
+        score: of the trial on the split ``promote``, in percent; None where it has no figure.
+        gain: over Eq. 2's, in points: the ends of the paired 95 % interval over frames; of a rate, over the same
+            layers with the recipe's own.
+        rate: by what the recipe's learning rate was multiplied.
+        is_chosen: whether its layers are adapted, at this rate.
+        num_layers: how many these are.
+    """
+
+    name: str
+    score: float | None
+    gain: tuple[float | None, float | None]
+    rate: float = 1.0
+    is_chosen: bool
+    num_layers: int
+
+
 class Selection(Record):
-    """The layers that the knapsack chose.
+    """The layers that are adapted.
 
     Attributes:
         level: q.
         layers: S, names in the base's order.
         num_values: what their adaptor stores.
         bound: M, in values.
+        rate: by what the learning rate of the adaptor's recipe is multiplied.
+        tried: the ways to select that were tried; none where the plan says Eq. 2.
     """
 
     level: str
     layers: tuple[str, ...]
     num_values: int
     bound: int
+    rate: float = 1.0
+    tried: tuple[Tried, ...] = ()
 
 
 class AdaptorFile(Record):

@@ -198,7 +198,7 @@ def photo() -> Image.Image:
 
 def camvid_copy(folder: Path, *, frames: int = 3) -> Path:
     """A small dataset in CamVid's layout, from rendered scenes."""
-    for split in ("train", "val"):
+    for split in ("train", "val", "test"):
         scenes = Streets(split, frames, 5, Camera(size=(48, 36)))
         (folder / split).mkdir(parents=True)
         (folder / f"{split}annot").mkdir()

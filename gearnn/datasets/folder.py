@@ -1,5 +1,8 @@
 """Any folder of images and index masks: ``root/<split>/images/*`` and ``root/<split>/masks/<same name>.png``.
 
+Images alone will do, in ``root/<split>/images/*`` or ``root/<split>/*``: then the base's answers on the undistorted
+frames stand in for the truth.
+
 Where ``root/<split>/instances/<same name>.png`` distinguish instances, by a number a pixel and 0 for
 none, the frames serve instance segmentation too; an instance's class is that of its pixels in the mask.
 """
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gearnn.datasets.files import images_in, mask_digest, paired
-from gearnn.datasets.frames import Camera, ImageFolders
+from gearnn.datasets.frames import Camera, ImageFolders, Unlabelled
 from gearnn.errors import DataError
 
 
@@ -55,25 +58,41 @@ def folders(split: str) -> tuple[str, ...]:
 
 def open_folder(
     root: Path, split: str, camera: Camera, *, class_names: tuple[str, ...], ignore_index: int | None
-) -> ImageFolders:
+) -> ImageFolders | Unlabelled:
     """One split of a user's own frames.
 
     Args:
         root: folder of the splits.
-        split: name of a folder in it, with ``images`` (PNG or JPEG) and ``masks`` (PNG, class indices).
+        split: name of a folder in it, with ``images`` (PNG or JPEG) and ``masks`` (PNG, class indices); or with images
+            alone.
         camera: scales frames and masks.
         class_names: names of classes 0 .. C-1.
         ignore_index: value of pixels without truth.
 
     Raises:
-        DataError: a folder is missing or empty, or a frame has no mask.
+        DataError: a folder is missing or empty, a frame has no mask, or there are no masks, but a folder that may
+            hold them under another name.
     """
-    frames = images_in(root / split / "images", dataset="folder")
+    folder = root / split
+    frames = images_in(folder / "images" if (folder / "images").is_dir() else folder, dataset="folder")
     for one, other in pairwise(sorted(frames, key=lambda frame: frame.stem)):
         if one.stem == other.stem:
             raise DataError(f"data folder: expected frames of different names, but got {one} and {other.name}")
+    if not (folder / "masks").is_dir():
+        _check_alone(folder)
+        return Unlabelled(frames, class_names=class_names, ignore_index=None, camera=camera)
     labels = paired(frames, lambda frame: root / split / "masks" / f"{frame.stem}.png", dataset="folder")
     more: dict[str, Any] = {"class_names": class_names, "ignore_index": ignore_index, "camera": camera}
     if not (root / split / "instances").is_dir():
         return ImageFolders(frames, labels, **more)
     return FolderWithInstances(root / split / "instances", frames, labels, **more)
+
+
+def _check_alone(folder: Path) -> None:
+    """Without masks there must be no folder that somebody may have meant by them."""
+    others = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "images")
+    if others:
+        raise DataError(
+            f"data folder: expected index masks in {folder / 'masks'}, or images alone, but {folder} has the folder "
+            f"{others[0]}; call it masks if it holds them, else move it away"
+        )

@@ -177,6 +177,21 @@ class FrameFiles:
         return self._before[index] if self._before else []
 
 
+class Unlabelled(FrameFiles):
+    """Frames without truth; a base can answer for it, see :mod:`gearnn.plan.answered`."""
+
+    truth = "none"
+
+    def target(self, index: int) -> None:
+        return None
+
+    def digest(self) -> str:
+        total = hashlib.sha256(f"unlabelled {self.class_names}".encode())
+        for index in range(len(self)):
+            total.update(f"{self.name(index)} {self.frame_digest(index)} ".encode())
+        return total.hexdigest()
+
+
 class ImageFolders(FrameFiles):
     """Frames and index masks as pairs of image files.
 

@@ -31,6 +31,8 @@ def with_truth(dataset: FrameDataset, truth: str) -> FrameDataset:
     if truth not in TRUTHS:
         raise PlanError(f"expected a problem's truth among {', '.join(TRUTHS)}, but got {truth!r}")
     has = getattr(dataset, "truth", "classes")
+    if has == "none":
+        return dataset
     if (truth == "class") != (has == "class"):
         raise PlanError(
             f"plan: data.name: expected frames with {_WORDS[truth]} as truth, but {type(dataset).__name__} has "

@@ -2,58 +2,19 @@
 
 The base, the full fine-tunes and the pristine control need no code of their own: they are the base and
 :func:`gearnn.finetune.finetune`. Mixed training is that on :class:`gearnn.datasets.mixture.Mixture`,
-stability training is that with :func:`gearnn.objectives.stability_loss`. Here is the rest: which
-layers to adapt without asking Eq. 2, and BatchNorm statistics without any training.
+stability training is that with :func:`gearnn.objectives.stability_loss`. Layers chosen without asking Eq. 2 are in
+:mod:`gearnn.portfolio`. Here is the rest: BatchNorm statistics without any training.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gearnn.errors import BoundError, PlanError
+from gearnn.errors import PlanError
 from gearnn.finetune_batches import Samples, reading_ahead
-from gearnn.layers import Layer, batchnorms, check_finite, statistics_of
+from gearnn.layers import batchnorms, check_finite, statistics_of
 from gearnn.machine.compute import Compute, own_copy
 from gearnn.problems.problem import Problem
-
-
-def batchnorm_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """Every BatchNorm layer that can learn: "switch every BatchNorm".
-
-    Raises:
-        BoundError: the network has none.
-    """
-    found = [layer for layer in layers if layer.statistics]
-    if not found:
-        raise BoundError("BatchNorm layers: expected at least one that can learn, but the network has none")
-    return found
-
-
-def last_layers(layers: Sequence[Layer], bound: int) -> list[Layer]:
-    """The layers nearest to the output that fit the bound, as transfer learning would choose them.
-
-    From the last layer backwards every layer is taken that still fits, larger ones are passed over.
-
-    Args:
-        layers: of the base, in its order.
-        bound: M, in values.
-
-    Raises:
-        BoundError: none fits.
-    """
-    chosen: set[str] = set()
-    left = bound
-    holding = [layer for layer in layers if layer.num_weights]
-    for layer in reversed(holding):
-        if layer.num_values <= left:
-            chosen.add(layer.name)
-            left -= layer.num_values
-    if not chosen:
-        smallest = min((layer.num_values for layer in holding), default=0)
-        raise BoundError(f"last layers: expected room for one at least, but got {bound} values; one needs {smallest}")
-    return [layer for layer in layers if layer.name in chosen]
 
 
 @torch.no_grad()

@@ -68,10 +68,13 @@ class ClassificationScore:
 
     def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> Interval:
         """Bootstrap interval of the accuracy over frames drawn with replacement."""
+        return Interval.of(self.draws(num_draws=num_draws, seed=seed), confidence)
+
+    def draws(self, *, num_draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """The accuracy of many draws of frames, float64 [num_draws]; see :func:`gearnn.metrics.interval.gained`."""
         hits = np.asarray(self._ranks) < 1
         drawn = np.array([row[hits].sum() for row in resampled(len(hits), num_draws, seed)]) / max(1, len(hits))
-        drawn = drawn if len(hits) else np.full(num_draws, np.nan)
-        return Interval.of(100.0 * drawn, confidence)
+        return 100.0 * drawn if len(hits) else np.full(num_draws, np.nan)
 
     @staticmethod
     def _share(hits: np.ndarray) -> float:

@@ -113,7 +113,11 @@ class InstanceScore:
         return values
 
     def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> Interval:
-        """Bootstrap interval of the mask AP over frames drawn with replacement.
+        """Bootstrap interval of the mask AP over frames drawn with replacement."""
+        return Interval.of(self.draws(num_draws=num_draws, seed=seed), confidence)
+
+    def draws(self, *, num_draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """The mask AP of many draws of frames, float64 [num_draws]; see :func:`gearnn.metrics.interval.gained`.
 
         Splits with more than 50,000 detections are drawn less often, down to 100 times, because every draw ranks all.
         """
@@ -121,11 +125,12 @@ class InstanceScore:
         found = sum(len(matched.scores) for frame in frames for matched in frame.values())
         num_draws = min(num_draws, max(_FEWEST_DRAWS, _RANKED // max(found, 1)))
         pooled = [_Pooled([frame.get(label) for frame in frames]) for label in self._labels()]
-        drawn = [
-            _mean(np.array([one.precision(times) for one in pooled]))
-            for times in resampled(len(frames), num_draws, seed)
-        ]
-        return Interval.of(np.array(drawn), confidence)
+        return np.array(
+            [
+                _mean(np.array([one.precision(times) for one in pooled]))
+                for times in resampled(len(frames), num_draws, seed)
+            ]
+        )
 
     def _labels(self) -> list[int]:
         return sorted({label for frame in self._frames["mask"] for label in frame})

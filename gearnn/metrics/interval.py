@@ -26,6 +26,18 @@ class Interval:
         return cls(float(low), float(high))
 
 
+def gained(ours: np.ndarray, theirs: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The paired bootstrap interval of how much better one solution is than another on the same frames.
+
+    Args:
+        ours: what ``draws`` of its score gave, float [num_draws]; equal numbers of frames are drawn alike.
+        theirs: the same of the other one; of unequal numbers of draws the first ones count.
+        confidence: of the interval.
+    """
+    number = min(len(ours), len(theirs))
+    return Interval.of(ours[:number] - theirs[:number], confidence)
+
+
 def resampled(num_frames: int, num_draws: int, seed: int) -> np.ndarray:
     """How often every frame occurs when as many frames are drawn with replacement, int32 [num_draws, num_frames]."""
     generator = np.random.default_rng(seed)

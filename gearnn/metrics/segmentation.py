@@ -93,9 +93,13 @@ class SegmentationScore:
         Says how much the figure depends on which frames the split happens to hold, not on the seed
         of the training.
         """
+        return Interval.of(self.draws(num_draws=num_draws, seed=seed), confidence)
+
+    def draws(self, *, num_draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """The mIoU of many draws of frames, float64 [num_draws]; see :func:`gearnn.metrics.interval.gained`."""
         hits, either = self._by_frame()  # an IoU needs no more of a frame than two numbers a class
         times = resampled(len(hits), num_draws, seed).astype(np.float64)  # sums of whole numbers below 2^53 are exact
-        return Interval.of(_mean_iou(times @ hits, times @ either), confidence)
+        return _mean_iou(times @ hits, times @ either)
 
     def _overall(self) -> tuple[np.ndarray, np.ndarray]:
         """The same of all frames together, [C]."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from gearnn.datasets import DistortedDataset, FrameDataset, open_split, with_tru
 from gearnn.datasets.splits import Split, sliced
 from gearnn.distortions import Calibration, calibrate, needs_calibration
 from gearnn.errors import CheckpointError, DataError, PlanError
+from gearnn.finetune_batches import Samples
 from gearnn.levels import DistortionLevel
 from gearnn.machine.compute import Compute
 from gearnn.machine.slots import device_for
@@ -21,12 +22,15 @@ from gearnn.models import build_model, load_model, problem_of_model, read_metada
 from gearnn.models.checkpoint import save_checkpoint
 from gearnn.models.reference import is_reference, references_in, source_digest
 from gearnn.plan import Plan
+from gearnn.plan.answered import Answered
 from gearnn.plan.sections import Channels, SplitsSpec
 from gearnn.problems.problem import Problem, make_problem, problem_class, problem_names
+from gearnn.recipe import Target
 from gearnn.store.bucket import is_remote
 from gearnn.store.copies import fetch_file
 from gearnn.store.files import content_of
 from gearnn.store.storage import Ref, Store
+from gearnn.targets import FollowsBase, Pairs
 
 Role = Literal["train", "promote", "test"]
 ROLES: tuple[Role, ...] = ("train", "promote", "test")
@@ -178,11 +182,36 @@ class Opened:
             raise PlanError(
                 f"plan: base.num_classes: expected {len(dataset.class_names)}, as {data.name} has, but got {wanted}"
             )
-        return with_truth(dataset, truth)
+        dataset = with_truth(dataset, truth)
+        if _has_no_truth(dataset) and self.plan.base.train is not None:
+            raise PlanError(
+                f"plan: data.root: expected frames with masks, because base.train learns from them, but the split "
+                f"{split} of {data.root} has images alone; a base.checkpoint without train can answer for them"
+            )
+        return cast(FrameDataset, Answered(dataset, self)) if _has_no_truth(dataset) else dataset
+
+    @property
+    def target(self) -> Target:
+        """What fine-tunes learn from; without truth, the base."""
+        wanted = self.plan.finetune.target
+        return wanted or ("base" if self.is_answered else "labels")
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the training frames have no truth but the base's answers."""
+        return getattr(self.frames("train"), "truth", "") == Answered.truth
 
     def samples(self, role: Role, level: DistortionLevel) -> DistortedDataset:
         """The frames of a role as one level sees them, cached beside the plan's store."""
         return DistortedDataset(self.frames(role), level, self.store.frames)
+
+    def training(self, level: DistortionLevel, base: nn.Module) -> tuple[Samples, Problem]:
+        """Training frames of a level, and the problem that is trained on them: its labels, or answers of the base."""
+        samples, target = self.samples("train", level), self.target
+        if target == "labels":
+            return samples, self.problem
+        undistorted = self.samples("train", DistortionLevel())
+        return Pairs(samples, undistorted), FollowsBase(self.problem, base, target, self.compute)
 
     def calibration(self, level: DistortionLevel) -> tuple[Calibration, ...]:
         """What the training frames of a level and the undistorted ones measure, for kinds sensed by comparison."""
@@ -276,6 +305,10 @@ class Opened:
         if code:
             facts["code"] = {name: source_digest(name) for name in sorted(code)}
         return facts
+
+
+def _has_no_truth(dataset: FrameDataset) -> bool:
+    return getattr(dataset, "truth", "") == "none"
 
 
 def trusted_by(plan: Plan) -> set[str]:

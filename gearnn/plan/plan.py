@@ -109,6 +109,15 @@ class Plan(Section):
         return value
 
     @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        if self.distill and self.finetune.target not in (None, "labels"):
+            raise ValueError(
+                f"partial.distill: expected none beside finetune.target: {self.finetune.target}, because an adaptor "
+                f"follows either the full fine-tune of its level or the base"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_level_twice(self) -> Self:
         twice = sorted({level for level in self.levels if self.levels.count(level) > 1})
         if twice:

@@ -11,7 +11,7 @@ from gearnn.datasets.frames import RESAMPLING, Camera
 from gearnn.datasets.splits import Split
 from gearnn.layers import BatchNormStatistics, Granularity
 from gearnn.models.reference import is_reference
-from gearnn.recipe import OptimizerName, Recipe, Schedule
+from gearnn.recipe import OptimizerName, Recipe, Schedule, Select, Target
 
 Channels = tuple[float, float, float]
 
@@ -44,8 +44,8 @@ class AugmentSpec(Section):
     flip: float = Field(0.5, ge=0, le=1, description="probability of mirroring it")
 
 
-class FinetuneSpec(Section):
-    """How networks are fine-tuned; the defaults are the paper's (section 4.1)."""
+class RecipeSpec(Section):
+    """How networks are trained; the defaults are the paper's (section 4.1)."""
 
     epochs: StrictInt = Field(4, ge=1)
     batch_size: StrictInt = Field(8, ge=1)
@@ -62,6 +62,8 @@ class FinetuneSpec(Section):
             (facts["optimizer"], "relative", False),
             (facts, "clip", None),
             (facts, "distill", 0.0),
+            (facts, "target", None),
+            (facts, "target", "labels"),
             (facts, "batchnorm", "moving"),
         ):
             if section.get(key) == default:
@@ -87,7 +89,17 @@ class FinetuneSpec(Section):
         )
 
 
-class PartialSpec(FinetuneSpec):
+class FinetuneSpec(RecipeSpec):
+    """How the whole network is fine-tuned, and what all fine-tunes learn from."""
+
+    target: Target | None = Field(
+        None,
+        description="labels; base: its answers on the undistorted frames, which need no labels; or both; default: "
+        "labels where there are some",
+    )
+
+
+class PartialSpec(RecipeSpec):
     """How adaptors are fine-tuned."""
 
     distill: float = Field(
@@ -95,7 +107,7 @@ class PartialSpec(FinetuneSpec):
     )
 
 
-class TrainSpec(FinetuneSpec):
+class TrainSpec(RecipeSpec):
     """How a base is trained on pristine frames."""
 
     batchnorm: Literal["moving", "frozen"] = Field(
@@ -283,6 +295,9 @@ class BoundSpec(Section):
     batchnorm_statistics: BatchNormStatistics = Field(
         "folded", description="which running statistics move, and how an adaptor holds them"
     )
+    select: Select = Field(
+        "portfolio", description="eq2: the layers of Eq. 2; portfolio: others where they are better beyond chance"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -300,7 +315,7 @@ class BoundSpec(Section):
         return math.floor(fraction * model_size)
 
 
-Baseline = Literal["mixed", "mixed_long", "stability", "reestimated", "batchnorm", "last_layers", "paper_recipe"]
+Baseline = Literal["mixed", "mixed_long", "stability", "reestimated", "batchnorm", "last_layers", "eq2", "paper_recipe"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 

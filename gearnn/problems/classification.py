@@ -110,6 +110,11 @@ class Classification:
         """Probabilities of the classes, float32 [C] a frame."""
         return list(self._logits(model, batch).float().softmax(dim=1).cpu())
 
+    def labelled(self, batch: LabelledFrames, predictions: Sequence[Tensor]) -> LabelledFrames:
+        """The batch with the most likely classes as truth; see :mod:`gearnn.targets`."""
+        targets = torch.stack([prediction.argmax() for prediction in predictions]).to(batch.images.device)
+        return LabelledFrames(images=batch.images, targets=targets)
+
     def truths(self, batch: LabelledFrames) -> list[int]:
         assert batch.targets is not None, "scoring needs truth"
         return [int(target) for target in batch.targets]

@@ -18,6 +18,9 @@ from gearnn.metrics import Detections, InstanceScore
 from gearnn.problems.answer import Answer
 from gearnn.problems.colours import overlay
 
+_SURE = 0.5
+"""Score from which on a detection counts as truth, where a base labels frames."""
+
 _OUTPUTS = ("boxes", "labels", "scores", "masks")
 _SHOWN = 0.5
 
@@ -67,6 +70,8 @@ class InstanceSegmentation:
 
     def flip(self, sample: Sample) -> Sample:
         mirrored = sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if sample.target is None:
+            return Sample(image=mirrored, target=None, name=sample.name)
         truth: Instances = sample.target
         width = truth.masks.shape[2]
         boxes = truth.boxes.copy()
@@ -126,6 +131,10 @@ class InstanceSegmentation:
                 found[index] = self._detections(outputs.pop(), _label_size(batch, index))
             del outputs
         return [found[index] for index in range(len(batch.images))]
+
+    def labelled(self, batch: Frames, predictions: Sequence[Detections]) -> Frames:
+        """The batch with detections of a score of at least 0.5 as truth; see :mod:`gearnn.targets`."""
+        return Frames(images=batch.images, targets=[_as_truth(found) for found in predictions])
 
     def truths(self, batch: Frames) -> list[Instances]:
         assert batch.targets is not None, "scoring needs truth"
@@ -187,6 +196,12 @@ class InstanceSegmentation:
         """A mask bool [H, W] of probabilities [1, h, w]."""
         scaled = F.interpolate(probabilities[None].float(), size=size, mode="bilinear", align_corners=False)
         return (scaled[0, 0] > self.mask_threshold).cpu()
+
+
+def _as_truth(found: Detections) -> Instances:
+    """Detections that are sure, as instances; those without a pixel are none."""
+    sure = (found.scores >= _SURE) & found.masks.flatten(1).any(dim=1)
+    return Instances.of(found.masks[sure].numpy(), found.labels[sure].numpy())
 
 
 def _check_shape(sample: Sample) -> None:

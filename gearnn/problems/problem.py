@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifying",
+    "Comparable",
     "Differentiable",
     "Drawable",
     "PartlyLabelled",
     "Problem",
     "Score",
+    "SelfLabelling",
     "make_problem",
     "problem_class",
     "problem_names",
@@ -78,6 +80,18 @@ class Score(Protocol):
 
     def interval(self, *, confidence: float = 0.95, num_draws: int = 1000, seed: int = 0) -> "Interval":
         """Bootstrap interval of the primary figure over frames."""
+        ...
+
+
+@runtime_checkable
+class Comparable(Score, Protocol):
+    """A score that can be compared with another one on the same frames, beyond chance."""
+
+    def draws(self, *, num_draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """The primary figure of many draws of frames with replacement, float64 [num_draws].
+
+        Two scores of equally many frames draw alike, so that :func:`gearnn.metrics.interval.gained` pairs them.
+        """
         ...
 
 
@@ -157,6 +171,15 @@ class Classifying(Differentiable, Protocol):
 
     def logits(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits [B, C, ...] and where they count, bool [B, ...]."""
+        ...
+
+
+@runtime_checkable
+class SelfLabelling(Problem, Protocol):
+    """A problem whose predictions can be taken as truth."""
+
+    def labelled(self, batch: Any, predictions: Sequence[Any]) -> Any:
+        """The batch with predictions, one a frame, as its truth."""
         ...
 
 

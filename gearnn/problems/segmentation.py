@@ -68,7 +68,8 @@ class SemanticSegmentation:
 
     def flip(self, sample: Sample) -> Sample:
         mirrored = sample.image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return Sample(image=mirrored, target=sample.target[:, ::-1], name=sample.name)
+        target = None if sample.target is None else sample.target[:, ::-1]
+        return Sample(image=mirrored, target=target, name=sample.name)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """See :meth:`Problem.collate`.
@@ -136,6 +137,11 @@ class SemanticSegmentation:
     def predict(self, model: nn.Module, batch: Batch) -> list[Tensor]:
         """Classes of the pixels, int64 [H, W] a frame, at the size of its label, else of the frame."""
         return list(self._logits(model(batch.images), batch).argmax(dim=1).cpu())
+
+    def labelled(self, batch: Batch, predictions: Sequence[Tensor]) -> Batch:
+        """The batch with predicted classes as truth; see :mod:`gearnn.targets`."""
+        targets = torch.stack(list(predictions)).to(batch.images.device)
+        return Batch(images=batch.images, targets=targets, size=batch.size)
 
     def truths(self, batch: Batch) -> list[Tensor]:
         assert batch.targets is not None, "scoring needs truth"

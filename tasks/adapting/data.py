@@ -29,6 +29,11 @@ def check_data(opened: Opened) -> Data:
     splits = opened.splits()
     for dataset in splits.values():
         check_frames(dataset)
+    if opened.is_answered:
+        logger_here().warning(
+            "frames: %s has no masks, so the base's answers on the undistorted frames are the truth",
+            opened.plan.data.root,
+        )
     found = overlaps({split: Seen(dataset) for split, dataset in splits.items()})
     same = next((overlap for overlap in found if overlap.same), None)
     if same is not None and opened.plan.data.splits.overlap == "refused":
@@ -42,6 +47,7 @@ def check_data(opened: Opened) -> Data:
         digests=digests_of(opened),
         num_frames={role: len(opened.frames(role)) for role in ROLES},
         splits={role: opened.split(role) for role in ROLES},
+        truth="answers" if opened.is_answered else "labels",
         overlaps=(*_named_twice(opened), *map(str, found)),
     )
 

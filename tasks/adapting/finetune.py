@@ -13,18 +13,19 @@ from gearnn.levels import DistortionLevel
 from gearnn.objectives import distilled_loss
 from gearnn.plan import Plan
 from gearnn.plan.opened import Opened
-from gearnn.plan.sections import FinetuneSpec
+from gearnn.plan.sections import RecipeSpec
+from gearnn.portfolio import at_rate
 from gearnn.recipe import Recipe
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
 from tasks.step import keeper, step
 
 
-def _without_teacher(how: FinetuneSpec) -> dict[str, Any]:
+def _without_teacher(how: RecipeSpec) -> dict[str, Any]:
     return {name: value for name, value in how.facts().items() if name != "distill"}
 
 
-def _common(opened: Opened, base: Base, data: Data, level: str, how: FinetuneSpec) -> dict[str, Any]:
+def _common(opened: Opened, base: Base, data: Data, level: str, how: RecipeSpec) -> dict[str, Any]:
     return {
         "base": base.fingerprint,
         "frames": data.digests["train"],
@@ -35,7 +36,7 @@ def _common(opened: Opened, base: Base, data: Data, level: str, how: FinetuneSpe
         "seed": opened.plan.seed,
         "numerics": opened.numerics,
         **opened.identity,
-    }
+    } | ({"target": opened.target} if opened.target != "labels" else {})
 
 
 def _reads_full(opened: Opened, base: Base, data: Data, level: str) -> dict[str, Any]:
@@ -66,15 +67,20 @@ def _taught(plan: Plan, teacher: Network | None) -> dict[str, Any]:
     return {"distill": plan.distill, "teacher": teacher.weights.sha256} if plan.distill and teacher else {}
 
 
+def reads_of_adaptors(opened: Opened, base: Base, data: Data, level: str, teacher: Network | None) -> dict[str, Any]:
+    """What decides every adaptor of a level, whichever layers it is of."""
+    plan = opened.plan
+    return _common(opened, base, data, level, plan.partial or plan.finetune) | _taught(plan, teacher)
+
+
 def _reads_partial(
     opened: Opened, base: Base, data: Data, level: str, selection: Selection, teacher: Network | None = None
 ) -> dict[str, Any]:
-    plan = opened.plan
-    return _common(opened, base, data, level, plan.partial or plan.finetune) | {
+    return reads_of_adaptors(opened, base, data, level, teacher) | {
         "layers": selection.layers,
         "bound": selection.bound,
-        "granularity": plan.bound.granularity,
-        **_taught(plan, teacher),
+        "granularity": opened.plan.bound.granularity,
+        **({"rate": selection.rate} if selection.rate != 1.0 else {}),
         **_calibrated_by(DistortionLevel.parse(level)),
     }
 
@@ -105,8 +111,8 @@ def partial_finetune(
     plan, network = opened.plan, opened.network(base.weights)
     policy = plan.bound.batchnorm_statistics
     layers = named(layers_of(network, plan.bound.granularity, policy), selection.layers)
-    what, loss = f"partial fine-tune {level}", _objective(opened, teacher)
-    tuned = _finetune(opened, base, level, plan.partial_recipe, layers, scratch, what, loss)
+    what, loss = f"partial fine-tune {level}", objective(opened, teacher)
+    tuned = _finetune(opened, base, level, at_rate(plan.partial_recipe, selection.rate), layers, scratch, what, loss)
     adaptor = Adaptor.extract(
         network,
         tuned.model,
@@ -126,7 +132,8 @@ def partial_finetune(
     )
 
 
-def _objective(opened: Opened, teacher: Network | None) -> Loss | None:
+def objective(opened: Opened, teacher: Network | None) -> Loss | None:
+    """What an adaptor minimises besides the problem's own loss; None: nothing."""
     share = opened.plan.distill
     if teacher is None or not share:
         return None
@@ -143,10 +150,12 @@ def _finetune(
     what: str,
     loss: Loss | None = None,
 ) -> FineTuned:
+    network = opened.network(base.weights)
+    samples, problem = opened.training(DistortionLevel.parse(level), network)
     return finetune(
-        opened.network(base.weights),
-        opened.samples("train", DistortionLevel.parse(level)),
-        opened.problem,
+        network,
+        samples,
+        problem,
         recipe,
         layers=layers,
         batchnorm_statistics=opened.plan.bound.batchnorm_statistics,

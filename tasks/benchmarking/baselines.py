@@ -9,7 +9,7 @@ from prefect import task
 
 from gearnn.adaptor import Adaptor
 from gearnn.datasets.mixture import Mixture
-from gearnn.evaluation.baselines import batchnorm_layers, last_layers, reestimated
+from gearnn.evaluation.baselines import reestimated
 from gearnn.finetune import Loss, finetune
 from gearnn.finetune_batches import Samples
 from gearnn.layers import layers_of, room_for_layers, statistics_of
@@ -17,6 +17,7 @@ from gearnn.levels import PRISTINE, DistortionLevel
 from gearnn.objectives import stability_loss
 from gearnn.plan import Plan
 from gearnn.plan.opened import Opened
+from gearnn.portfolio import batchnorm_layers, last_layers
 from gearnn.recipe import Recipe
 from tasks.adapting.knapsack import selection_of
 from tasks.progress import reporter

@@ -9,7 +9,7 @@ from gearnn.evaluation.figures import Figure
 from gearnn.evaluation.report import Entry, Line, Report, Section, Table
 from gearnn.evaluation.results import OK, Solution
 from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, TEST, title
-from gearnn.plan.sections import FinetuneSpec
+from gearnn.plan.sections import RecipeSpec
 from tasks.benchmarking import sections
 from tasks.benchmarking.figures import Findings
 
@@ -130,7 +130,7 @@ def _line(*texts: str) -> Line:
     return Line(cells=[Entry(text=text) for text in texts])
 
 
-def _recipe(how: FinetuneSpec) -> str:
+def _recipe(how: RecipeSpec) -> str:
     facts = how.facts()
     optimizer = facts["optimizer"]
     extra = " times the size of each tensor's values" if optimizer.get("relative") else ""

@@ -11,10 +11,19 @@ from tasks.adapting.base import prepare_base
 from tasks.adapting.evaluate import evaluate_solution
 from tasks.adapting.finetune import full_finetune, partial_finetune
 from tasks.adapting.knapsack import choose_layers
+from tasks.adapting.portfolio import try_selections
 from tasks.adapting.sensitivity import measure_sensitivity
 from tasks.records import Base, Data
 
-STEPS = (prepare_base, full_finetune, measure_sensitivity, choose_layers, partial_finetune, evaluate_solution)
+STEPS = (
+    prepare_base,
+    full_finetune,
+    measure_sensitivity,
+    choose_layers,
+    try_selections,
+    partial_finetune,
+    evaluate_solution,
+)
 """Their versions are the part of this library that matters: raised when a step would give another result."""
 
 
@@ -33,6 +42,7 @@ def ingredients_of(opened: Opened, base: Base, data: Data, level: str) -> dict[s
         "bound": plan.bound.in_values(base.num_values),
         "granularity": plan.bound.granularity,
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
+        "select": plan.bound.select,
         "finetune": plan.finetune.facts(),
         "partial": partial.facts(),
         "seed": plan.seed,

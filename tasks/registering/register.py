@@ -93,6 +93,7 @@ def plan_digest(plan: Plan) -> str:
     base = content["base"]
     content["data"]["splits"].pop("overlap")
     for section, key, default in (
+        (content["bound"], "select", "eq2"),
         (content, "problem", ProblemSpec().model_dump()),
         (base, "module", None),
         (base, "kwargs", {}),
@@ -162,7 +163,7 @@ def _params(plan: Plan, row: Row) -> dict[str, Any]:
         "epochs": how.epochs,
         "batch_size": how.batch_size,
         "optimizer": how.optimizer.name,
-        "lr": how.optimizer.lr,
+        "lr": how.optimizer.lr * row.selection.rate,
         "relative": how.optimizer.relative,
         "clip": how.clip,
         "distill": plan.distill,

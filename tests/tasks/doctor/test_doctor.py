@@ -120,7 +120,7 @@ def test_all_is_well(services: "Services", plan: Path, monkeypatch: pytest.Monke
     assert line(result, "MLflow writing") == "ok: a run and an artifact were written and read, the latter removed"
     assert line(result, "plan") == f"ok: {plan}: 2 levels, drn_d_22_quarter on streets"
     assert line(result, "store") == f"ok: {plan.parent / 'store'} can be written to, read from and deleted from"
-    assert line(result, "frames") == "ok: 8 in train, 4 in val of streets"
+    assert line(result, "frames") == "ok: 8 in train, 4 in val, 4 in test of streets"
     assert "fail" not in result.stdout.replace(" 0 failed", "")
     for name, secret in here.items():
         if any(word in name for word in ("PASSWORD", "SECRET", "AUTH_STRING")):
