@@ -36,6 +36,7 @@ class Seed:
         self.levels = [str(level) for level in plan.distortion_levels]
         self.contestants: list[Contestant] = []
         self.fulls: dict[str, Any] = {}
+        self.paper_fulls: dict[str, Any] = {}
         self.tables_by_level: dict[str, Any] = {}
 
     def whole_networks(self) -> None:
@@ -45,6 +46,11 @@ class Seed:
         self._enter(solutions.CLEAN, PRISTINE, self.fulls[PRISTINE], tested=self.plan.levels)
         for level in self.levels:
             self._enter(solutions.FULL, level, self.fulls[level])
+        if "paper_recipe" in self.plan.benchmark.baselines:
+            for level in (PRISTINE, *self.levels):
+                self.paper_fulls[level] = full_finetune.submit(self.plan.as_in_paper, self.base, self.data, level)
+            for level in self.levels:
+                self._enter(solutions.PAPER_FULL, level, self.paper_fulls[level])
 
     def single_networks(self) -> None:
         """Mixed training and stability training."""
@@ -72,7 +78,6 @@ class Seed:
     def adaptors(self) -> None:
         """Everything that is small: adaptors, and what else could be swapped into the base."""
         wanted = self.plan.benchmark.baselines
-        as_in_paper = self.plan.model_copy(update={"partial": None})
         by_module = self.plan.bound.model_copy(update={"granularity": "layer"})
         plain = self.plan.model_copy(update={"bound": by_module})
         for level in self.levels:
@@ -81,8 +86,8 @@ class Seed:
             self._adapt(solutions.ADAPTOR, self.plan, level, chosen, tested)
             if "eq2" in wanted and self.plan.bound.select != "eq2":
                 self._adapt(solutions.EQ2, self.plan, level, by_eq2)
-            if "paper_recipe" in wanted and self.plan.partial is not None:
-                self._adapt(solutions.PAPER_RECIPE, as_in_paper, level, chosen)
+            if "paper_recipe" in wanted:
+                self._adapt_as_in_paper(level)
             if "batchnorm" in wanted:
                 norms = baselines.select_batchnorms.submit(plain, self.base, level)
                 self._adapt(solutions.BATCHNORM, plain, level, norms)
@@ -130,6 +135,13 @@ class Seed:
         if plan.bound.select == "eq2":
             return by_eq2, by_eq2
         return by_eq2, try_selections.submit(plan, self.base, self.data, table, by_eq2, self.fulls[level])
+
+    def _adapt_as_in_paper(self, level: str) -> None:
+        plan, full, pristine = self.plan.as_in_paper, self.paper_fulls[level], self.paper_fulls[PRISTINE]
+        table = measure_sensitivity.submit(plan, self.base, full, pristine)
+        chosen = choose_layers.submit(plan, self.base, table)
+        adaptor = partial_finetune.submit(plan, self.base, self.data, level, chosen, full)
+        self._enter(solutions.PAPER_RECIPE, level, pristine, full, table, chosen, adaptor)
 
     def _enter(self, solution: str, trained: str, *steps: Any, tested: Sequence[str] = (), setting: str = "") -> None:
         self.contestants.append(Contestant(self.plan, solution, trained, steps, tested or (trained,), setting))

@@ -33,6 +33,7 @@ from gearnn.plan.sections import (
     BoundSpec,
     DataSpec,
     FinetuneSpec,
+    OptimizerSpec,
     PartialSpec,
     ProblemSpec,
     PromotionSpec,
@@ -57,7 +58,9 @@ class Plan(Section):
     levels: tuple[str, ...] = Field(min_length=1, description="levels, products in braces, or a set such as paper/jpeg")
     bound: BoundSpec = BoundSpec()
     finetune: FinetuneSpec = FinetuneSpec()
-    partial: PartialSpec | None = Field(None, description="how adaptors are fine-tuned; default: as `finetune`")
+    partial: PartialSpec | None = Field(
+        None, description="how adaptors are fine-tuned; default: for as many epochs as `finetune`"
+    )
     promotion: PromotionSpec = PromotionSpec()
     benchmark: BenchmarkSpec = BenchmarkSpec()
     store: str = ".gearnn/store"
@@ -196,7 +199,29 @@ class Plan(Section):
     @property
     def partial_recipe(self) -> Recipe:
         """How adaptors are fine-tuned."""
-        return (self.partial or self.finetune).recipe(seed=self.seed, num_workers=self.loader_workers)
+        return self.of_adaptors.recipe(seed=self.seed, num_workers=self.loader_workers)
+
+    @property
+    def of_adaptors(self) -> PartialSpec:
+        """`partial`; where the plan has none, the default with epochs, batches and mirroring of `finetune`."""
+        how = self.finetune
+        return self.partial or PartialSpec(epochs=how.epochs, batch_size=how.batch_size, augment=how.augment)
+
+    @property
+    def as_in_paper(self) -> "Plan":
+        """The same with the paper's recipe for all fine-tunes, Eq. 2 alone, and statistics that do not move."""
+        recipe = {
+            "optimizer": OptimizerSpec(),
+            "schedule": "constant",
+            "warmup": 0.0,
+            "clip": None,
+        }
+        update = {
+            "finetune": self.finetune.model_copy(update=recipe),
+            "partial": self.of_adaptors.model_copy(update=recipe),
+            "bound": self.bound.model_copy(update={"batchnorm_statistics": "frozen", "select": "eq2"}),
+        }
+        return self.model_copy(update=update)
 
     @property
     def distill(self) -> float:

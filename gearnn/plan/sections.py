@@ -45,7 +45,7 @@ class AugmentSpec(Section):
 
 
 class RecipeSpec(Section):
-    """How networks are trained; the defaults are the paper's (section 4.1)."""
+    """How networks are trained; the defaults are the paper's (section 4.1), and those of `base.train`."""
 
     epochs: StrictInt = Field(4, ge=1)
     batch_size: StrictInt = Field(8, ge=1)
@@ -90,8 +90,11 @@ class RecipeSpec(Section):
 
 
 class FinetuneSpec(RecipeSpec):
-    """How the whole network is fine-tuned, and what all fine-tunes learn from."""
+    """How the whole network is fine-tuned, and what all fine-tunes learn from; docs/results.md chose the defaults."""
 
+    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=1e-4)
+    schedule: Schedule = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate first rises to lr")
     target: Target | None = Field(
         None,
         description="labels; base: its answers on the undistorted frames, which need no labels; or both; default: "
@@ -100,8 +103,12 @@ class FinetuneSpec(RecipeSpec):
 
 
 class PartialSpec(RecipeSpec):
-    """How adaptors are fine-tuned."""
+    """How adaptors are fine-tuned; docs/results.md chose the defaults."""
 
+    optimizer: OptimizerSpec = OptimizerSpec(name="adam", lr=0.05, relative=True)
+    schedule: Schedule = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate first rises to lr")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; none: not clipped")
     distill: float = Field(
         0.0, ge=0, le=1, description="share of the loss that follows the full fine-tune's predictions, not the truth"
     )

@@ -70,7 +70,7 @@ def _taught(plan: Plan, teacher: Network | None) -> dict[str, Any]:
 def reads_of_adaptors(opened: Opened, base: Base, data: Data, level: str, teacher: Network | None) -> dict[str, Any]:
     """What decides every adaptor of a level, whichever layers it is of."""
     plan = opened.plan
-    return _common(opened, base, data, level, plan.partial or plan.finetune) | _taught(plan, teacher)
+    return _common(opened, base, data, level, plan.of_adaptors) | _taught(plan, teacher)
 
 
 def _reads_partial(

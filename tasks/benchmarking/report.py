@@ -91,7 +91,7 @@ def _how(found: Findings) -> Section:
 
 
 def _how_in_words(found: Findings) -> list[str]:
-    full, partial = found.plan.finetune, found.plan.partial or found.plan.finetune
+    full, partial = found.plan.finetune, found.plan.of_adaptors
     texts = [
         f"Frames: {found.data.in_words}.",
         f"Whole networks: {_recipe(full)}. Adaptors of every kind: {_recipe(partial)}. The same seed, order of frames "
@@ -103,7 +103,11 @@ def _how_in_words(found: Findings) -> list[str]:
             f"{solutions.MIXED_LONG} has {len(found.plan.distortion_levels)} times the steps of one full fine-tune."
         )
     if solutions.PAPER_RECIPE in shown:
-        texts.append(f"{solutions.PAPER_RECIPE} trains the adaptors' layers as whole networks are trained.")
+        paper = found.plan.as_in_paper
+        texts.append(
+            f"{solutions.PAPER_RECIPE} and {solutions.PAPER_FULL}: {_recipe(paper.finetune)}; Eq. 2 alone, and no "
+            f"running statistics move."
+        )
     texts.append("Adaptors need the full fine-tunes and the control before their own, which are counted there.")
     if found.failures:
         texts.append("Not measured: " + "; ".join(found.failures) + ".")

@@ -34,7 +34,6 @@ def ingredients_of(opened: Opened, base: Base, data: Data, level: str) -> dict[s
     runs the same plan does not make an adaptor out of date.
     """
     plan = opened.plan
-    partial = plan.partial or plan.finetune
     parts: dict[str, Any] = {
         "base": base.fingerprint[:16],
         "data": {role: digest[:16] for role, digest in sorted(data.digests.items())},
@@ -44,7 +43,7 @@ def ingredients_of(opened: Opened, base: Base, data: Data, level: str) -> dict[s
         "batchnorm_statistics": plan.bound.batchnorm_statistics,
         "select": plan.bound.select,
         "finetune": plan.finetune.facts(),
-        "partial": partial.facts(),
+        "partial": plan.of_adaptors.facts(),
         "seed": plan.seed,
         "steps": {step.name: step.version for step in STEPS},
     }

@@ -103,7 +103,7 @@ def plan_digest(plan: Plan) -> str:
             section.pop(key, None)
     for section, key, spec in (
         (content, "finetune", plan.finetune),
-        (content, "partial", plan.partial),
+        (content, "partial", plan.of_adaptors),
         (base, "train", plan.base.train),
     ):
         section[key] = spec.facts() if spec is not None else None
@@ -153,7 +153,7 @@ def _plan_run(plan: Plan, data: Data) -> str:
 
 
 def _params(plan: Plan, row: Row) -> dict[str, Any]:
-    how = plan.partial or plan.finetune
+    how = plan.of_adaptors
     return {
         "level": row.level,
         "layers": len(row.selection.layers),

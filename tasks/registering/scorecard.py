@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gearnn.evaluation import solutions
-from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, TEST, kept_share, title
+from gearnn.evaluation.solutions import GAIN_WORTH_TELLING, PROMOTE, TEST, kept_share, title
 from tasks.records import Base, Data, Row, Score
 
 _HEADINGS = (
@@ -86,5 +86,24 @@ def scorecard(row: Row, base: Base, data: Data, tags: Mapping[str, str]) -> str:
         f"**Size** {row.adaptor.num_values:,} values, {share:.2f} % of the base; "
         f"bound {row.selection.bound:,} values.\n\n"
         f"**{len(row.selection.layers)} layers** {', '.join(f'`{name}`' for name in row.selection.layers)}\n\n"
+        f"{_tried(row, data)}"
         f"**Digests**\n{digests}\n"
     )
+
+
+def _tried(row: Row, data: Data) -> str:
+    """The ways to select that were tried; nothing where the plan says which."""
+    if not row.selection.tried:
+        return ""
+    split = data.splits.get(PROMOTE, PROMOTE)
+    cells: list[tuple[str, ...]] = [
+        ("layers, by trial", "how many", f"score on {split}", "gain, 95 % interval", "taken")
+    ]
+    for tried in row.selection.tried:
+        name = tried.name if tried.rate == 1.0 else f"{tried.name}, {tried.rate:g} of the rate"
+        score = "" if tried.score is None else f"{tried.score:.2f}"
+        low, high = tried.gain
+        is_reference = tried is row.selection.tried[0]
+        gain = "" if is_reference or low is None or high is None else f"{low:+.1f} to {high:+.1f}"
+        cells.append((name, str(tried.num_layers), score, gain, "yes" if tried.is_chosen else ""))
+    return f"{markdown(cells)}\n\n"

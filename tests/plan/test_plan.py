@@ -20,15 +20,32 @@ def content(**changes: Any) -> dict[str, Any]:
     return plan | changes
 
 
-def test_defaults_are_the_papers() -> None:
+def test_a_plan_that_names_base_data_and_levels_gets_what_was_measured_best() -> None:
     plan = Plan.read(content(), source="here")
-    recipe = plan.full_recipe
-    assert (recipe.epochs, recipe.batch_size, recipe.optimizer, recipe.lr, recipe.momentum) == (4, 8, "sgd", 1e-3, 0.9)
-    assert (recipe.weight_decay, recipe.schedule, recipe.flip) == (0.0, "constant", 0.5)
-    assert plan.partial_recipe == recipe
+    whole, partial = plan.full_recipe, plan.partial_recipe
+    assert (whole.epochs, whole.batch_size, whole.optimizer, whole.lr, whole.schedule) == (4, 8, "adam", 1e-4, "cosine")
+    assert (partial.epochs, partial.optimizer, partial.lr, partial.relative) == (4, "adam", 0.05, True)
+    assert (partial.clip, partial.schedule, partial.warmup, partial.flip) == (1.0, "cosine", 0.1, 0.5)
     assert plan.bound.in_values(15_907_139) == 31_814
-    assert plan.bound.batchnorm_statistics == "folded"
+    assert (plan.bound.batchnorm_statistics, plan.bound.select) == ("folded", "portfolio")
+    assert plan.data.splits.model_dump() == {"train": "train", "promote": "val", "test": "test", "overlap": "refused"}
     assert plan.registered_base == "drn_d_22-camvid"
+
+
+def test_adaptors_are_fine_tuned_as_long_as_whole_networks_unless_the_plan_says_more() -> None:
+    plan = Plan.read(content(finetune={"epochs": 2, "batch_size": 3}), source="here")
+    assert (plan.partial_recipe.epochs, plan.partial_recipe.batch_size, plan.partial_recipe.lr) == (2, 3, 0.05)
+    plan = Plan.read(content(finetune={"epochs": 2}, partial={"batch_size": 5}), source="here")
+    assert (plan.partial_recipe.epochs, plan.partial_recipe.batch_size, plan.partial_recipe.lr) == (4, 5, 0.05)
+
+
+def test_the_papers_way_is_sgd_with_eq_2_and_statistics_that_stay() -> None:
+    plan = Plan.read(content(finetune={"epochs": 2}), source="here").as_in_paper
+    for recipe in (plan.full_recipe, plan.partial_recipe):
+        assert (recipe.epochs, recipe.optimizer, recipe.lr, recipe.momentum) == (2, "sgd", 1e-3, 0.9)
+        assert (recipe.weight_decay, recipe.schedule, recipe.warmup, recipe.clip) == (0.0, "constant", 0.0, None)
+        assert not recipe.relative
+    assert (plan.bound.batchnorm_statistics, plan.bound.select) == ("frozen", "eq2")
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "flows" / "plans").rglob("*.yaml")), ids=lambda p: p.stem)
