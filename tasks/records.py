@@ -174,6 +174,7 @@ class Score(Record):
         high: upper end.
         per_class: figures of the classes on the test split.
         figures: role of a split -> every figure of the problem, in percent.
+        draws: role of a split -> the primary figure of many draws of frames, npy; equal splits draw alike.
     """
 
     solution: str
@@ -184,6 +185,7 @@ class Score(Record):
     high: float
     per_class: tuple[float | None, ...]
     figures: dict[str, dict[str, float]] = {}
+    draws: dict[str, Ref] = {}
 
 
 class Registered(Record):

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from gearnn.errors import DataError
 from gearnn.evaluation.solutions import ADAPTOR, BASE, BENCHMARKED, CLEAN, FULL, PER_LEVEL, TEST, kept_share
 from gearnn.levels import DistortionLevel
+from gearnn.metrics.interval import Interval, gained
 from gearnn.store.tables import read_parquet, schema_of, write_parquet
 
 OK = "ok"
@@ -31,13 +33,15 @@ _COLUMNS = {
     "value": (pa.float64(), "the figure, in percent; NaN where there is none"),
     "low": (pa.float64(), "lower end of the 95 % bootstrap interval over frames; primary figure on test only"),
     "high": (pa.float64(), "upper end"),
+    "draws": (pa.list_(pa.float32()), "the primary figure of many draws of frames; equal splits draw alike, so "
+              "differences of two rows are paired"),
     "seed": (pa.int64(), "of the fine-tune"),
     "num_values": (pa.int64(), "floating-point values that this solution adds to memory for this level"),
     "seconds": (pa.float64(), "wall time of its fine-tune"),
     "status": (pa.string(), "ok, or in a word why there is no value: diverged, not possible, failed"),
     "reason": (pa.string(), "the error; empty where there is a value"),
     "run_id": (pa.string(), "MLflow run that holds the figure"),
-}
+}  # fmt: skip
 SCHEMA = schema_of(_COLUMNS)
 """Columns of a benchmark's table; every field's metadata describes it."""
 
@@ -180,6 +184,26 @@ class Results:
             return Cell(mean=math.nan, num_seeds=0, problem=one.problem or f"{other}: {two.problem}")
         return Cell(mean=one.mean - two.mean, num_seeds=min(one.num_seeds, two.num_seeds))
 
+    def difference(self, solution: Solution, other: Solution, level: str | None = None) -> Interval:
+        """The paired 95 % interval over frames of what a solution has more than another; NaN where it is not known.
+
+        Args:
+            solution: one.
+            other: the other one.
+            level: tested; None takes the mean over levels.
+        """
+        levels = self.levels if level is None else [level]
+        ours, theirs = ([self._draws(each, tested) for tested in levels] for each in (solution, other))
+        if any(drawn is None for drawn in (*ours, *theirs)):
+            return Interval(math.nan, math.nan)
+        return gained(_mean([d for d in ours if d is not None]), _mean([d for d in theirs if d is not None]))
+
+    def _draws(self, solution: Solution, level: str) -> np.ndarray | None:
+        """A solution's draws at a level, mean over seeds; None where a row has none."""
+        rows = self._rows_of(solution, level, None)
+        drawn = [None if drawn is None else np.asarray(drawn, float) for drawn in rows["draws"]]
+        return _mean([d for d in drawn if d is not None]) if drawn and all(d is not None for d in drawn) else None
+
     def kept(self, level: str) -> float | None:
         """See :func:`gearnn.evaluation.solutions.kept_share`; None at pristine levels, where both run the base."""
         if DistortionLevel.parse(level).is_pristine:
@@ -230,6 +254,13 @@ class Results:
 
 
 _ANY_SEED = -1
+
+
+def _mean(drawn: Sequence[np.ndarray]) -> np.ndarray:
+    """Draw by draw, as many as all have."""
+    number = min(map(len, drawn))
+    mean: np.ndarray = np.mean([each[:number] for each in drawn], axis=0)
+    return mean
 
 
 def _order(name: str) -> int:

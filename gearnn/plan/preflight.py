@@ -72,7 +72,7 @@ def check_disk(opened: Opened, base: nn.Module, done: Collection[DistortionLevel
     """
     plan, network = opened.plan, model_size(base) * _BYTES_A_VALUE
     missing = [level for level in plan.distortion_levels if level not in done]
-    states = max(_STATES.get(how.optimizer.name, 2) for how in (plan.finetune, plan.of_adaptors))
+    states = _STATES.get(plan.finetune.optimizer.name, 2)  # of adaptors it is little
     at_a_time = min(plan.workers or max(1, len(cores()) // plan.threads), max(1, len(missing)))
     under_way = 2 * (1 + states) * network * at_a_time
     adaptors = len(missing) * plan.bound.in_values(model_size(base)) * _BYTES_A_VALUE

@@ -1,14 +1,19 @@
 """The score of one solution at one level, on the splits by which versions are chosen and reported."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from gearnn.evaluate import evaluate
 from gearnn.evaluation.solutions import PROMOTE, TEST
 from gearnn.levels import DistortionLevel
 from gearnn.plan.opened import Opened, Role
+from gearnn.problems.problem import Comparable
 from gearnn.problems.problem import Score as Counted
+from gearnn.store.files import content_of
+from gearnn.store.storage import Ref
 from tasks.adapting.base import solution_of
 from tasks.records import AdaptorFile, Base, Data, Network, Score
 from tasks.step import step
@@ -32,7 +37,7 @@ def _reads(
     }
 
 
-@step(version=1, reads=_reads, label="evaluate {solution} at {level}", computes=True)
+@step(version=2, reads=_reads, label="evaluate {solution} at {level}", computes=True)
 def evaluate_solution(
     opened: Opened, base: Base, data: Data, level: str, solution: str, trained: Network | AdaptorFile | None
 ) -> Score:
@@ -63,7 +68,18 @@ def evaluate_solution(
         high=interval.high,
         per_class=tuple(counted["test"].per_class),
         figures={role: score.figures for role, score in counted.items()},
+        draws={role: _kept(opened, score) for role, score in counted.items() if isinstance(score, Comparable)},
     )
+
+
+def _kept(opened: Opened, score: Comparable) -> Ref:
+    """The figure's draws in the store, as npy, float32 [num_draws]."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.save(file, score.draws().astype(np.float32), allow_pickle=False)
+
+    return opened.store.put(content_of(write, ".npy"), ".npy")
 
 
 def _score(opened: Opened, model: nn.Module, role: Role, level: str) -> Counted:

@@ -20,7 +20,7 @@ from gearnn.plan.opened import Opened
 from gearnn.registry import runs
 from gearnn.sensitivity import read_table
 from gearnn.store.files import home
-from gearnn.store.storage import digest_of
+from gearnn.store.storage import Store, digest_of
 from tasks.benchmarking.baselines import MIXED
 from tasks.benchmarking.examples import draw_examples
 from tasks.benchmarking.figures import Findings, draw
@@ -58,11 +58,13 @@ def write_benchmark(
     """
     folder = home() / "benchmarks" / plan.registered_base / benchmark_digest(plan)[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"base_fingerprint": base.fingerprint, "plan": plan.model_dump_json()}
-    table = write_results(folder / "results.parquet", _rows(measured, base, {}), about)  # first of all, what is sure
+    about, store = {"base_fingerprint": base.fingerprint, "plan": plan.model_dump_json()}, Opened(plan).store
+    table = write_results(
+        folder / "results.parquet", _rows(measured, base, store, {}), about
+    )  # first of all, what is sure
     gaps, opened = dict(gaps), Opened(plan)
     with _benchmark_run(plan) as (run_id, log_solutions):
-        table = write_results(folder / "results.parquet", _rows(measured, base, log_solutions(measured)), about)
+        table = write_results(folder / "results.parquet", _rows(measured, base, store, log_solutions(measured)), about)
         findings = Findings(
             plan=plan,
             base=base,
@@ -109,12 +111,14 @@ def benchmark_digest(plan: Plan) -> str:
 
 
 def _rows(
-    measured: Sequence[Measured], base: Base, run_ids: Mapping[tuple[str, str, int], str]
+    measured: Sequence[Measured], base: Base, store: Store, run_ids: Mapping[tuple[str, str, int], str]
 ) -> list[dict[str, object]]:
-    return [row for one in measured for row in _rows_of(one, base, run_ids)]
+    return [row for one in measured for row in _rows_of(one, base, store, run_ids)]
 
 
-def _rows_of(measured: Measured, base: Base, run_ids: Mapping[tuple[str, str, int], str]) -> list[dict[str, object]]:
+def _rows_of(
+    measured: Measured, base: Base, store: Store, run_ids: Mapping[tuple[str, str, int], str]
+) -> list[dict[str, object]]:
     """The rows of the table that one solution at one level gives: one a split and figure."""
     entrant, score = measured.entrant, measured.score
     trained = entrant.network or entrant.adaptor
@@ -131,6 +135,7 @@ def _rows_of(measured: Measured, base: Base, run_ids: Mapping[tuple[str, str, in
         "run_id": run_ids.get(_key(entrant), ""),
         "low": float("nan"),
         "high": float("nan"),
+        "draws": None,
     }
     if score is None:
         nothing = {"metric": "", "is_primary": False, "value": float("nan")}
@@ -141,6 +146,8 @@ def _rows_of(measured: Measured, base: Base, run_ids: Mapping[tuple[str, str, in
             row = common | {"split": role, "metric": metric, "is_primary": metric == score.figure, "value": figure}
             if role == TEST and metric == score.figure:
                 row |= {"low": score.low, "high": score.high}
+            if role in score.draws and metric == score.figure:
+                row |= {"draws": np.load(store.get(score.draws[role]))}
             rows.append(row)
     return rows
 

@@ -12,6 +12,7 @@ from gearnn.evaluation.results import Cell, Results, Solution
 from gearnn.evaluation.solutions import GAIN_WORTH_TELLING
 from gearnn.evaluation.solutions import title as title_of
 from gearnn.levels import short
+from gearnn.metrics.interval import Interval
 from gearnn.sensitivity import share_of_changed_weights, share_of_sensitive_layers
 from tasks.benchmarking.figures import Findings
 
@@ -53,13 +54,16 @@ def gains(results: Results) -> Section:
     rows = []
     for one, other in pairs:
         gain = results.gain(one, other)
-        per_level = [results.cell(one, level).mean - results.cell(other, level).mean for level in results.levels]
-        cells = [Entry(text="" if math.isnan(value) else f"{value:+.1f}") for value in per_level]
-        rows.append(Line(cells=[Entry(text=f"over {other}"), *cells, _signed(gain)]))
+        cells = [_gain_at(results, one, other, level) for level in results.levels]
+        average = _with_interval(_signed(gain), results.difference(one, other))
+        rows.append(Line(cells=[Entry(text=f"over {other}"), *cells, average]))
     table = Table(
         heading=["gain of adaptors", *map(short, results.levels), "mean"],
         rows=rows,
-        caption="Points; negative where adaptors have less.",
+        caption=(
+            "Points; negative where adaptors have less. In brackets those whose paired 95 % interval over frames holds "
+            "0: they may be chance. Point at a figure for its interval."
+        ),
     )
     return Section(key="gains", title="Gains and losses", tables=[table])
 
@@ -187,6 +191,21 @@ def _entry(cell: Cell, results: Results | None = None, solution: Solution | None
         interval = "" if math.isnan(low) else f"{low:.1f} to {high:.1f}; "
         note = f"{interval}{cell.num_seeds} seed(s); run {results.run_of(solution, level)}"
     return Entry(text=str(cell), note=note)
+
+
+def _gain_at(results: Results, one: Solution, other: Solution, level: str) -> Entry:
+    value = results.cell(one, level).mean - results.cell(other, level).mean
+    if math.isnan(value):
+        return Entry(text="")
+    return _with_interval(Entry(text=f"{value:+.1f}"), results.difference(one, other, level))
+
+
+def _with_interval(entry: Entry, interval: Interval) -> Entry:
+    """A difference with its interval; in brackets where that holds 0."""
+    if entry.missing or math.isnan(interval.low):
+        return entry
+    text = f"({entry.text})" if interval.low <= 0 <= interval.high else entry.text
+    return Entry(text=text, note=f"{interval.low:+.1f} to {interval.high:+.1f}")
 
 
 def _signed(cell: Cell) -> Entry:

@@ -107,6 +107,8 @@ def plan_digest(plan: Plan) -> str:
         (base, "train", plan.base.train),
     ):
         section[key] = spec.facts() if spec is not None else None
+    if content["partial"] == content["finetune"]:  # as plans of before had it, that said nothing of adaptors
+        content["partial"] = None
     return digest_of(content)
 
 

@@ -117,3 +117,21 @@ def test_an_adaptor_at_another_level_is_asked_for_by_its_own() -> None:
     results = table(*rows)
     assert results.cell(ADAPTOR, LEVELS[1], LEVELS[0]).mean == 41.0
     assert results.cell(ADAPTOR, LEVELS[1]).mean == 52.0
+
+
+def test_differences_are_paired_over_frames() -> None:
+    rows = [
+        row(solutions.BASE, LEVELS[0], 30.0, draws=[28.0, 30.0, 33.0]),
+        row(solutions.ADAPTOR, LEVELS[0], 31.0, draws=[29.0, 31.0, 34.0]),  # always one point more
+        row(solutions.BASE, LEVELS[1], 50.0, draws=[49.0, 50.0, 52.0]),
+        row(solutions.ADAPTOR, LEVELS[1], 50.5, draws=[51.0, 50.0, 51.0]),
+    ]
+    results = Results(pd.DataFrame(rows), LEVELS[:2])
+    first, second = (results.difference(ADAPTOR, BASE, level) for level in LEVELS[:2])
+    assert (first.low, first.high) == (1.0, 1.0)
+    assert second.low < 0 < second.high
+    over_both = results.difference(ADAPTOR, BASE)
+    assert (over_both.low, over_both.high) == (pytest.approx(0.0, abs=0.1), pytest.approx(1.5, abs=0.1))
+    rows[1]["draws"] = None
+    unknown = Results(pd.DataFrame(rows), LEVELS[:2]).difference(ADAPTOR, BASE, LEVELS[0])
+    assert math.isnan(unknown.low)

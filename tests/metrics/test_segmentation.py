@@ -114,3 +114,20 @@ def test_a_split_without_truth_has_an_interval_of_no_numbers() -> None:
 def test_classes_out_of_range_are_refused(prediction: int, truth: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SegmentationScore(num_classes=2).update(torch.tensor([[0, prediction]]), torch.tensor([[0, truth]]))
+
+
+def test_what_one_network_has_more_than_another_is_paired_over_frames() -> None:
+    from gearnn.metrics.interval import gained
+
+    generator = np.random.default_rng(0)
+    one, other = SegmentationScore(2), SegmentationScore(2)
+    for index in range(60):  # frames differ much in how hard they are, the two networks little
+        truth = torch.from_numpy(generator.integers(0, 2, (20, 20)))
+        wrong = torch.from_numpy(generator.random((20, 20)) < (index % 10) / 20)
+        better = wrong & torch.from_numpy(generator.random((20, 20)) < 0.95)
+        other.update(torch.where(wrong, 1 - truth, truth), truth)
+        one.update(torch.where(better, 1 - truth, truth), truth)
+    paired, alone = gained(one.draws(), other.draws()), one.interval()
+    assert 0 < paired.low < one.primary - other.primary < paired.high
+    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
+    assert np.array_equal(one.draws(num_draws=5), one.draws()[:5])

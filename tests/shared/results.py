@@ -22,6 +22,7 @@ def row(solution: str, tested: str, value: float, **changes: Any) -> dict[str, A
         "value": value,
         "low": value - 1,
         "high": value + 1,
+        "draws": [value - 0.5, value, value + 0.5],
         "seed": 0,
         "num_values": 10,
         "seconds": 1.0,

@@ -71,10 +71,10 @@ def test_plans_of_before_have_the_keys_that_they_had() -> None:
 
 def test_a_plan_of_before_has_the_digest_that_it_had() -> None:
     data = {"name": "streets", "frames": {"train": 2, "val": 1}, "splits": {"test": "val", "overlap": "reported"}}
-    assert (
-        plan_digest(plan(DRN, data=data, bound={"batchnorm_statistics": "frozen", "select": "eq2"}))[:12]
-        == "f15f36a28cae"
-    )
+    bound = {"batchnorm_statistics": "frozen", "select": "eq2"}
+    papers: dict[str, Any] = {"optimizer": {"name": "sgd"}, "schedule": "constant", "warmup": 0.0}
+    of_before = plan(DRN, data=data, bound=bound, finetune=papers, partial=papers | {"clip": None})
+    assert plan_digest(of_before)[:12] == "f15f36a28cae"
     assert plan_digest(plan(DRN)) != plan_digest(plan(DRN, problem={"stride": 32}))
 
 
@@ -82,9 +82,9 @@ def test_a_later_option_is_in_the_key_only_where_it_changes_something() -> None:
     before, same, clipped, relative = (
         finetune._reads_full(Opened(plan(DRN, finetune=how)), BASE, DATA, "jpeg:quality=5")
         for how in (
-            {},
+            {"optimizer": {}},
             {"clip": None, "optimizer": {"relative": False}},
-            {"clip": 1.0},
+            {"clip": 1.0, "optimizer": {}},
             {"optimizer": {"relative": True}},
         )
     )
