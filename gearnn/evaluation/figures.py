@@ -47,7 +47,9 @@ _LOOKS = {
     solutions.MIXED: ("#2b83ba", "^", "-"),
     solutions.MIXED_LONG: ("#2b83ba", "^", "--"),
     solutions.PAPER_RECIPE: ("#d7301f", "D", ":"),
+    solutions.EQ2: ("#d7301f", "D", "--"),
     solutions.ADAPTOR: ("#d7301f", "D", "-"),
+    solutions.PAPER_FULL: ("#31a354", "P", ":"),
     solutions.FULL: ("#31a354", "P", "-"),
 }
 WIDTH = 7.2  # inches; a page of the report, and of a paper

@@ -38,8 +38,8 @@ def test_the_digest_follows_the_content(camvid: Path) -> None:
 
 
 def test_missing_folders_and_labels_are_named(camvid: Path) -> None:
-    with pytest.raises(DataError, match=r"expected the folder .*test, but it does not exist"):
-        open_camvid(camvid, "test", Camera())
+    with pytest.raises(DataError, match=r"expected the folder .*night, but it does not exist"):
+        open_camvid(camvid, "night", Camera())
     (camvid / "trainannot" / "001.png").unlink()
     with pytest.raises(DataError, match=r"frame .*train/001\.png has no label, expected .*trainannot/001\.png"):
         open_camvid(camvid, "train", Camera())

@@ -36,7 +36,7 @@ def test_any_folder_of_images_and_masks(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"expected the folder .*train/images, but it does not exist"):
+    with pytest.raises(DataError, match=r"expected the folder .*train, but it does not exist"):
         opened(tmp_path)
     make(tmp_path)
     mask = tmp_path / "train" / "masks" / "b.png"

@@ -139,7 +139,7 @@ def test_the_registry_holds_base_and_adaptors_with_lineage(world: World, first: 
         assert metrics[NUM_VALUES] == row.adaptor.num_values
         run = runs.client().get_run(version.run_id)
         assert run.info.status == "FINISHED"
-        assert run.data.params["optimizer"] == "sgd"
+        assert run.data.params["optimizer"] == "adam"
         assert runs.client().list_artifacts(version.run_id, "sensitivity")
 
 
@@ -223,7 +223,7 @@ def test_frames_are_made_ahead_for_levels_that_are_yet_to_be_trained(world: Worl
     world.adapt()
     assert usage(frames) == []  # all is trained, nothing needs them
     world.adapt(levels=[*LEVELS, "jpeg:quality=33"])
-    assert {entry.name: entry.num_files for entry in usage(frames)} == {"jpeg-quality-33": 12}
+    assert {entry.name: entry.num_files for entry in usage(frames)} == {"jpeg-quality-33": 16}
 
 
 def test_a_lost_file_is_made_again(world: World, first: Adapted) -> None:

@@ -109,7 +109,7 @@ def test_mask_rcnn_with_a_base_from_scratch(tmp_path: Path, monkeypatch: pytest.
 
 def class_folders(root: Path) -> Path:
     """Rendered scenes in two classes: as they are, and upside down."""
-    for split, number in (("train", 4), ("val", 2)):
+    for split, number in (("train", 4), ("val", 2), ("test", 2)):
         scenes = Streets(split, number, 3, Camera(size=(40, 32)))
         for name in ("upright", "upturned"):
             (root / split / name).mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_a_torchvision_classifier_on_folders_of_classes(tmp_path: Path) -> None:
     adapted = adapt(ours)
     gearbox = registered(ours, adapted)
     assert adapted.pristine.figure == "accuracy"
-    assert "accuracy in percent on the split `val`" in Path(adapted.report).read_text()
+    assert "accuracy in percent on the split `test`" in Path(adapted.report).read_text()
     assert gearbox.infer([jpeg(ours)])[0].prediction.sum() == pytest.approx(1)
     result = CliRunner().invoke(app, ["adaptors"])
     assert "accuracy" in result.output

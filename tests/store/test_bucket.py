@@ -217,8 +217,8 @@ def test_a_dataset_in_a_bucket_is_the_dataset(prefix: str, tmp_path: Path) -> No
     assert there.digest() == here.digest()
     assert np.array_equal(np.asarray(there.frame(1)), np.asarray(here.frame(1)))
     assert not list(copies_folder(prefix).glob("val*"))  # only the split that was asked for
-    with pytest.raises(StoreError, match="expected test, testannot there, but the bucket has nothing below it"):
-        open_split("camvid", prefix, "test", Camera())
+    with pytest.raises(StoreError, match="expected night, nightannot there, but the bucket has nothing below it"):
+        open_split("camvid", prefix, "night", Camera())
 
 
 def test_an_unreadable_frame_in_a_bucket_is_named(prefix: str, tmp_path: Path) -> None:
