@@ -114,7 +114,7 @@ def test_the_cache_is_filled_shown_and_cleaned(plan: Path, tmp_path: Path) -> No
     shown = run("cache", "show", plan).output
     assert run("cache", "show", "--store", store).output == shown
     assert "jpeg-quality-10        9" in shown
-    assert "all                    24" in shown
+    assert "all                    36" in shown
     cleaned = run("cache", "clean", "--store", store, "--level", "jpeg:quality={10,20}", "--level", "resolution:0.5")
     assert "removed 12 frames" in cleaned.output
     assert "no frames of jpeg-quality-20 in" in cleaned.output
