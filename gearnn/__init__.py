@@ -3,9 +3,9 @@
 The files of this folder are the paper; read them by section (Xie and Kim, "Partial Weight Adaptation for
 Robust DNN Inference", CVPR 2020):
 
-- 3.2.1, Eq. 1: :mod:`gearnn.layers`, :mod:`gearnn.sensitivity`
-- 3.2.2, Eq. 2: :mod:`gearnn.knapsack`, with :mod:`gearnn.knapsack_proof`
-- Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.recipe`, :mod:`gearnn.objectives`,
+- 3.2.1, Eq. 1: :mod:`gearnn.layers`, :mod:`gearnn.sensitivity`; statistics of BatchNorm in :mod:`gearnn.folding`
+- 3.2.2, Eq. 2: :mod:`gearnn.knapsack`, with :mod:`gearnn.knapsack_proof`; other layers in :mod:`gearnn.portfolio`
+- Algorithm 1: :mod:`gearnn.algorithm1`, with :mod:`gearnn.recipe`, :mod:`gearnn.objectives`, :mod:`gearnn.targets`,
   :mod:`gearnn.finetune` with its :mod:`gearnn.finetune_batches` and :mod:`gearnn.finetune_job`,
   :mod:`gearnn.evaluate`, and :mod:`gearnn.adaptor` with :mod:`gearnn.adaptor_facts`
 - 3.3, online: :mod:`gearnn.gearbox`

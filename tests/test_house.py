@@ -253,5 +253,5 @@ def test_every_module_says_what_it_is_for(package: str) -> None:
 def test_the_way_of_an_adaptor_is_short_and_its_files_are_there() -> None:
     section = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("### From `gearnn adapt`")[2].partition("\n## ")[0]
     files = re.findall(r"`([a-z_/0-9]+\.py)`", section)
-    assert len(files) == len(set(files)) <= 25
+    assert len(files) == len(set(files)) <= 27
     assert [name for name in files if not (REPOSITORY / name).is_file()] == []
