@@ -52,12 +52,7 @@ def adapt_flow(plan: Plan) -> Adapted:
     distort_frames.submit(plan, base, data).result()
     levels = [str(level) for level in plan.distortion_levels]
     common = unmapped(plan), unmapped(base), unmapped(data)
-    pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])
-    tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
-    selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
-    if plan.bound.select == "portfolio":
-        selections = try_selections.map(*common, tables, selections, fulls)
-    adaptors = partial_finetune.map(*common, levels, selections, fulls)
+    pristine, fulls, tables, selections, adaptors = algorithm1(plan, base, data)
     pristine_score = evaluate_solution.submit(plan, base, data, PRISTINE, solutions.BASE, None)
     scores = {
         solutions.BASE: evaluate_solution.map(*common, levels, solutions.BASE, None),
@@ -80,6 +75,23 @@ def adapt_flow(plan: Plan) -> Adapted:
     return Adapted(
         base=base, data=data, pristine=pristine_score.result(), rows=tuple(rows), report=report, gearbox=gearbox
     )
+
+
+def algorithm1(plan: Plan, base: Base, data: Data) -> tuple[Any, Any, Any, Any, Any]:
+    """Submit Algorithm 1 for every distorted level of a plan.
+
+    Returns:
+        Futures of the pristine control, and in the levels' order of full fine-tunes, sensitivity tables, selections and
+        adaptors.
+    """
+    levels = [str(level) for level in plan.distortion_levels]
+    common = unmapped(plan), unmapped(base), unmapped(data)
+    pristine, *fulls = full_finetune.map(*common, [PRISTINE, *levels])
+    tables = measure_sensitivity.map(unmapped(plan), unmapped(base), fulls, unmapped(pristine))
+    selections = choose_layers.map(unmapped(plan), unmapped(base), tables)
+    if plan.bound.select == "portfolio":
+        selections = try_selections.map(*common, tables, selections, fulls)
+    return pristine, fulls, tables, selections, partial_finetune.map(*common, levels, selections, fulls)
 
 
 @flow(name="adapt-level", flow_run_name="adapt {plan.registered_base} {level}", **HOOKS)

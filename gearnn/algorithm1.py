@@ -31,7 +31,7 @@ from gearnn.problems.problem import Problem, Score
 from gearnn.recipe import Recipe
 from gearnn.sensitivity import weight_change
 from gearnn.store.outputs import Outputs
-from gearnn.targets import scored_by
+from gearnn.targets import scored_by, try_folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ def adapt_level(
     selection = most_sensitive(layers, table, room)
     if promote is not None:
         short, every = trial_of(recipe)
-        few = samples if every == 1 else EveryOther(samples, every)
+        few = samples if every == 1 else EveryOther(samples, every, recipe.batch_size)
 
         def trial(_: str, chosen: Sequence[Layer], rate: float) -> Score:
             how = at_rate(short, rate)
@@ -107,7 +107,9 @@ def adapt_level(
     # 7, 8: the subset of layers is A_q = {l_i : i in S}; partially fine-tune A*_q = f_q(A_q)
     subset = list(selection)
     tuned = tune(recipe, layers=subset, loss=follow)
-    return Adaptor.extract(base, tuned.model, subset, level, bound=bound, batchnorm_statistics=policy)
+    adaptor = Adaptor.extract(base, tuned.model, subset, level, bound=bound, batchnorm_statistics=policy)
+    try_folded(base, tuned.model, adaptor, samples, problem)
+    return adaptor
 
 
 def adapt_from_plan(plan: Plan, level: DistortionLevel, on_step: Callable[[Progress], None] | None = None) -> Adaptor:

@@ -11,6 +11,7 @@ Eq. 1 is computed. InstanceNorm with running statistics is the same.
 
 import copy
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,18 @@ _SMALLEST_VARIANCE = 1e-30
 _PROBES = ((4,), (4, 3), (4, 3, 3), (4, 2, 2, 2))
 """Batch, and what follows the channels, of inputs with which a layer is tried: of 0, 1, 2 and 3 dimensions."""
 _EXACT = 1e-9
+_ROUNDING = 1e-3
+"""Of the largest value that a module gives: what float32 may make of it in a deep network."""
+_SOME = 65_536
 
 
 def foldable(model: nn.Module) -> set[str]:
     """Paths of the layers whose statistics can be folded.
 
     Left out are layers without a learnable scale and shift of their own, layers that share one of their tensors
-    with another module, layers with a variance too small to divide by, and layers of classes of a user's own that
-    compute something else in evaluation.
+    with another module, layers with a variance too small to divide by, layers with hooks, and layers of classes of a
+    user's own that compute something else in evaluation. What a module around them does with their statistics is found
+    by :func:`check_folded`, once there is an adaptor.
     """
     owners: dict[int, set[int]] = defaultdict(set)
     for module in model.modules():
@@ -39,14 +44,17 @@ def foldable(model: nn.Module) -> set[str]:
     return {path for path, module in model.named_modules() if _can_fold(module, owners)}
 
 
-def effective(base: nn.Module, tuned: nn.Module) -> tuple[Tensor, Tensor]:
+def effective(base: nn.Module, tuned: nn.Module, *, statistics_only: bool = False) -> tuple[Tensor, Tensor]:
     """Scale w' and shift b' of a tuned layer against the statistics of its base, float64 [channels] both.
 
     Args:
         base: a BatchNorm or InstanceNorm with running statistics; without scale and shift of its own, 1 and 0.
         tuned: the same layer after a fine-tune.
+        statistics_only: whether its own scale and shift count as the base's, because another layer has them.
     """
     before, after = _Terms(base), _Terms(tuned)
+    if statistics_only:
+        after.weight, after.bias = before.weight, before.bias
     scale = after.weight / (after.var + after.eps).sqrt()
     return scale * (before.var + before.eps).sqrt(), after.bias + scale * (before.mean - after.mean)
 
@@ -70,6 +78,57 @@ def fold(path: str, base: nn.Module, tuned: nn.Module) -> dict[str, Tensor]:
             f"bound.batchnorm_statistics: selected stores them themselves"
         )
     return {"weight": weight.float(), "bias": bias.float()}
+
+
+def check_folded(folded: nn.Module, tuned: nn.Module, run: Callable[[nn.Module], object]) -> None:
+    """Make sure that a base with an adaptor computes what was trained, module by module.
+
+    Folding is exact for a layer by itself. A module around it that reads its running statistics otherwise, such as
+    ``x / (bn.running_var.mean() + 1)``, would get the base's.
+
+    Args:
+        folded: the base with the adaptor, in float32.
+        tuned: the network that was fine-tuned.
+        run: runs a network on a frame.
+
+    Raises:
+        AdaptorError: they differ by more than rounding; the first module that does is named.
+    """
+    with torch.no_grad():
+        pairs = zip(_given(tuned.eval(), run), _given(folded.eval(), run), strict=False)
+        for (path, wanted), (_, found) in pairs:
+            if wanted.shape != found.shape:  # detectors go on with boxes that rounding may choose
+                return
+            largest = float(wanted.abs().max()) if wanted.numel() else 0.0
+            if wanted.numel() and float((wanted - found).abs().max()) > _ROUNDING * max(largest, 1e-6):
+                where = path or "the network"
+                raise AdaptorError(
+                    f"expected the base with folded statistics to compute what was trained, but {where} gives "
+                    "something else, perhaps because a module reads running statistics itself; "
+                    f"bound.batchnorm_statistics: selected stores them as they are"
+                )
+
+
+def _given(network: nn.Module, run: Callable[[nn.Module], object]) -> list[tuple[str, Tensor]]:
+    """What every module without parts, and the network, gives, in the order of calls; of large tensors some values."""
+    given: list[tuple[str, Tensor]] = []
+
+    def note(path: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            values = output.detach().flatten().float()
+            given.append((path, values[:: max(1, values.numel() // _SOME)].clone()))
+
+    hooks = [
+        module.register_forward_hook(lambda module, args, output, path=path: note(path, output))
+        for path, module in network.named_modules()
+        if path == "" or not any(True for _ in module.children())
+    ]
+    try:
+        run(network)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return given
 
 
 class _Terms:
@@ -98,6 +157,8 @@ def _can_fold(module: nn.Module, owners: dict[int, set[int]]) -> bool:
     if module.running_var.is_meta:  # of a network without values nothing is too small
         return _is_torchs(module)
     if not bool((module.running_var.detach().float() + module.eps >= _SMALLEST_VARIANCE).all()):
+        return False
+    if module._forward_hooks or module._forward_pre_hooks:  # which may read the statistics
         return False
     return _is_torchs(module) or not _not_the_same(module, module, *effective(module, module), moved=True)
 

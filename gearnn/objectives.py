@@ -20,8 +20,8 @@ def stability_loss(problem: Problem, *, alpha: float, sigma: float) -> Loss:
 
     Ls is the cross-entropy of the prediction on x + noise against the prediction on x, with gradients
     through both; noise ~ N(0, sigma^2) on pixels in [0, 1]. Pixels without truth are left out. Frames with
-    noise and without go through the network one after the other, which is the same as together as long as
-    BatchNorm statistics are frozen.
+    noise and without go through the network one after the other. That is the same as together where BatchNorm
+    statistics are frozen; where they move, they see both kinds of frames in turn.
 
     Args:
         problem: of the base; it must classify.

@@ -63,8 +63,9 @@ def batchnorm_layers(layers: Sequence[Layer]) -> list[Layer]:
     Raises:
         BoundError: the network has none.
     """
-    found = [layer for layer in layers if layer.statistics]
-    if not found:
+    paths = {layer.statistics[0].rpartition(".")[0] for layer in layers if layer.statistics}
+    found = [layer for layer in layers if layer.statistics or {w.rpartition(".")[0] for w in layer.weights} & paths]
+    if not any(layer.num_weights for layer in found):
         raise BoundError("BatchNorm layers: expected at least one that can learn, but the network has none")
     return found
 
@@ -83,12 +84,12 @@ def last_layers(layers: Sequence[Layer], bound: int) -> list[Layer]:
     """
     chosen: set[str] = set()
     left = bound
-    holding = [layer for layer in layers if layer.num_values]
+    holding = [layer for layer in layers if layer.num_values and (layer.num_weights or layer.statistics)]
     for layer in reversed(holding):
         if layer.num_values <= left:
             chosen.add(layer.name)
             left -= layer.num_values
-    if not chosen:
+    if not any(layer.num_weights for layer in layers if layer.name in chosen):
         smallest = min((layer.num_values for layer in holding), default=0)
         raise BoundError(f"last layers: expected room for one at least, but got {bound} values; one needs {smallest}")
     return [layer for layer in layers if layer.name in chosen]
@@ -107,6 +108,8 @@ def most_sensitive(layers: Sequence[Layer], table: pd.DataFrame, bound: int) -> 
     """
     value = dict(zip(table["layer"], table["sensitivity"], strict=True))
     chosen = select_layers([value[layer.name] for layer in layers], [layer.num_values for layer in layers], bound)
+    if not any(layers[i].num_weights for i in chosen):  # statistics alone leave a fine-tune nothing to learn
+        return most_sensitive([layer for layer in layers if layer.num_weights], table, bound)
     return [layers[i] for i in chosen]
 
 
@@ -170,13 +173,17 @@ class EveryOther(Samples):
     Args:
         samples: all of them.
         step: of how many one is taken.
+        batch_size: of the fine-tune; a frame that would stand alone in the last batch is left out, because
+            BatchNorm may not be able to learn from it.
     """
 
-    def __init__(self, samples: Samples, step: int) -> None:
+    def __init__(self, samples: Samples, step: int, batch_size: int) -> None:
         self.samples, self.step = samples, step
+        number = -(-len(samples) // step)
+        self._number = number - (number % batch_size == 1 and number > 1)
 
     def __len__(self) -> int:
-        return -(-len(self.samples) // self.step)
+        return self._number
 
     def __getitem__(self, index: int) -> Any:
         """A sample, as the others give it."""
@@ -204,11 +211,17 @@ def tried_out(found: Mapping[str, Sequence[Layer]], trial: Trial) -> list[Tried]
         gain = (0.0, 0.0) if name == EQ2 else _gain(scores[name], scores[EQ2])
         names = tuple(layer.name for layer in layers)
         rows.append(Tried(name=name, layers=names, score=scores[name].primary, gain=gain))
-    best = max((row for row in rows if row.gain[0] > 0), key=lambda row: row.score, default=rows[0])
+    best = max((row for row in rows if _is_sure(row)), key=lambda row: row.score, default=rows[0])
     score = trial(best.name, found[best.name], GENTLE)
     gentle = replace(best, score=score.primary, gain=_gain(score, scores[best.name]), rate=GENTLE)
-    chosen = gentle if gentle.gain[0] > 0 else best
+    chosen = gentle if _is_sure(gentle) else best
     return [replace(row, is_chosen=row is chosen) for row in (*rows, gentle)]
+
+
+def _is_sure(row: Tried) -> bool:
+    """Whether a gain is beyond chance; of a single frame all draws are the same, which says nothing."""
+    low, high = row.gain
+    return 0 < low < high
 
 
 def _gain(ours: Score, theirs: Score) -> tuple[float, float]:

@@ -128,14 +128,16 @@ class _Changes:
 
     def of(self, layer: Layer, is_folded: bool) -> torch.Tensor:
         """Of one layer as one float64 vector: of its weights, or of effective scale and shift."""
-        if not is_folded or not layer.statistics:
-            return torch.cat([self._of_one(name) for name in layer.weights] or [torch.zeros(0, dtype=torch.float64)])
-        for name in (*layer.weights, *layer.statistics):
-            self._of_one(name)
-        path = layer.statistics[0].rpartition(".")[0]
-        base, finetuned = self.base.get_submodule(path), self.finetuned.get_submodule(path)
-        pairs = zip(effective(base, base), effective(base, finetuned), strict=True)
-        return torch.cat([(old - new).abs() for old, new in pairs])
+        changes = [self._of_one(name) for name in layer.weights]
+        if is_folded and layer.statistics:
+            for name in layer.statistics:
+                self._of_one(name)
+            path = layer.statistics[0].rpartition(".")[0]
+            base, finetuned = self.base.get_submodule(path), self.finetuned.get_submodule(path)
+            moved = effective(base, finetuned, statistics_only=not layer.folds)
+            of_both = [(old - new).abs() for old, new in zip(effective(base, base), moved, strict=True)]
+            changes = of_both if layer.folds else [*changes, *of_both]
+        return torch.cat(changes or [torch.zeros(0, dtype=torch.float64)])
 
     def _of_one(self, name: str) -> torch.Tensor:
         return _change_of_one(name, self.before[name], self.after.get(name))

@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gearnn.adaptor import Adaptor
 from gearnn.datasets.frames import Sample
 from gearnn.errors import PlanError
 from gearnn.finetune_batches import Samples
+from gearnn.folding import check_folded
 from gearnn.machine.compute import Compute
 from gearnn.objectives import cross_entropy, loss_and_logits
 from gearnn.problems.problem import Classifying, Problem, SelfLabelling
@@ -61,6 +63,19 @@ class Pairs(Samples):
 def scored_by(problem: Problem) -> Problem:
     """The problem that scores what a problem trains: the same one, or the one whose base is followed."""
     return problem.problem if isinstance(problem, FollowsBase) else problem
+
+
+def try_folded(base: nn.Module, tuned: nn.Module, adaptor: Adaptor, samples: Samples, problem: Problem) -> None:
+    """Run the base with an adaptor beside the network that was trained, on the first frame; see `check_folded`.
+
+    Raises:
+        AdaptorError: folded statistics do not give what was trained.
+    """
+    if adaptor.batchnorm_statistics != "folded" or next(base.parameters()).dtype != torch.float32:
+        return
+    sample, scoring = samples[0], scored_by(problem)
+    batch = scoring.collate([sample.distorted if isinstance(sample, Pair) else sample])
+    check_folded(adaptor.apply(base), tuned, lambda network: scoring.predict(network, batch))
 
 
 class FollowsBase:

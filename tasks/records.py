@@ -23,14 +23,14 @@ class Data(Record):
         num_frames: role of a split -> number of frames.
         splits: role -> the split, as the plan names it.
         overlaps: what splits have in common, in words.
-        truth: where it comes from: ``labels``, or ``answers`` of the base on the undistorted frames.
+        answered: roles whose frames have no labels, so that the base's answers on the undistorted frames are the truth.
     """
 
     digests: dict[str, str]
     num_frames: dict[str, int]
     splits: dict[str, str] = {}
     overlaps: tuple[str, ...] = ()
-    truth: Literal["labels", "answers"] = "labels"
+    answered: tuple[str, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -40,8 +40,13 @@ class Data(Record):
             for role, number in self.num_frames.items()
         }
         text = f"trained on {told['train']}, chosen on {told['promote']}, reported on {told['test']}"
-        if self.truth == "answers":
-            text += "; no labels: all figures are agreement with the base on undistorted frames"
+        if "train" in self.answered:
+            text += "; trained without labels, by the base's answers on the undistorted frames"
+        scored = [told[role].partition(" ")[0] for role in ("promote", "test") if role in self.answered]
+        if scored:
+            text += (
+                f"; {' and '.join(scored)} without labels: figures are agreement with the base on undistorted frames"
+            )
         return f"{text}; {'; '.join(self.overlaps)}" if self.overlaps else text
 
 

@@ -264,3 +264,20 @@ def test_layers_without_statistics_of_their_own_are_no_candidates() -> None:
     fixed[1].requires_grad_(False)  # type: ignore[index]
     assert foldable(fixed) == foldable(stack(nn.BatchNorm2d(4, track_running_stats=False))) == set()
     assert [layer.name for layer in layers_of(fixed)] == ["0", "3"]
+
+
+def test_a_layer_with_a_hook_is_not_folded() -> None:
+    network = stack(nn.BatchNorm2d(4))
+    network[1].register_forward_hook(lambda module, args, output: output / module.running_var.mean())  # type: ignore[index]
+    assert foldable(network) == set()
+
+
+def test_equation_1_counts_a_shared_scale_in_its_own_layer_only() -> None:
+    torch.manual_seed(0)
+    base = settled(tied("weight"))
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned[1].weight += 0.5  # type: ignore[index, operator]
+    table = weight_change(base, tuned).set_index("layer")
+    assert table.loc["1", "sensitivity"] > 0.1
+    assert table.loc["3", "sensitivity"] == 0.0

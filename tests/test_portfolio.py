@@ -112,8 +112,9 @@ def test_selections_that_are_the_same_are_tried_once(tiny: nn.Module) -> None:
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 8, 16])
 def test_a_trial_has_a_quarter_of_the_steps_at_most(epochs: int) -> None:
     recipe, of = trial_of(Recipe(epochs=epochs))
-    samples = EveryOther(range(100), of)  # type: ignore[arg-type]
-    assert len([samples[i] for i in range(len(samples))]) == len(range(0, 100, of))
+    samples = EveryOther(range(100), of, 8)  # type: ignore[arg-type]
+    number = len(range(0, 100, of))
+    assert len([samples[i] for i in range(len(samples))]) == number - (number % 8 == 1)
     assert 100 * epochs / 8 < recipe.epochs * len(samples) <= 100 * epochs / 4
 
 
@@ -176,3 +177,30 @@ def test_algorithm_1_takes_what_its_trials_choose(
     chosen = adapt_level(base, samples, problem, "jpeg:quality=10", bound, method, promote=samples, compute=fp32)
     assert chosen.layers == tuple(names(last_layers(layers_of(base), bound)))
     assert chosen.layers != by_eq2.layers
+
+
+def test_statistics_alone_are_never_selected(tiny: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 9, 1)).eval()
+    layers = layers_of(network)
+    assert [layer.num_weights for layer in layers] == [16, 0, 45]
+    table = pd.DataFrame({"layer": names(layers), "sensitivity": [0.1, 9.0, 0.2]})
+    assert names(most_sensitive(layers, table, 61)) == ["1", "2"]
+    assert names(most_sensitive(layers, table, 20)) == ["0"]  # statistics would be worth more, and teach nothing
+    with pytest.raises(BoundError):
+        most_sensitive(layers, table, 10)
+    with pytest.raises(BoundError, match="expected at least one that can learn"):
+        batchnorm_layers(layers)
+
+
+def test_a_batchnorm_is_taken_whole_where_its_tensors_are_items() -> None:
+    layers = layers_of(build_model("drn_d_22_quarter", 9), "tensor", "frozen")
+    chosen = names(batchnorm_layers(layers))
+    assert "base.0.1.weight" in chosen
+    assert "base.0.1.bias" in chosen
+
+
+def test_a_single_frame_proves_nothing(tiny: nn.Module) -> None:
+    layers = {EQ2: layers_of(tiny)[:1], LAST: layers_of(tiny)[2:]}
+    rows = tried_out(layers, lambda name, chosen, rate: accuracy([0] if name == LAST else [], of=1))
+    assert rows[1].score > rows[0].score
+    assert rows[0].is_chosen

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from gearnn.algorithm1 import Method, adapt_from_plan, adapt_level
@@ -16,7 +17,7 @@ from gearnn.datasets import Camera, DistortedDataset, Sample, with_truth
 from gearnn.datasets.frames import FrameDataset
 from gearnn.datasets.instances import Instances
 from gearnn.datasets.streets import Streets
-from gearnn.errors import DataError, PlanError
+from gearnn.errors import AdaptorError, DataError, PlanError
 from gearnn.evaluate import evaluate
 from gearnn.finetune import finetune
 from gearnn.layers import model_size
@@ -233,7 +234,9 @@ def test_images_alone_are_adapted_to_by_the_bases_own_answers(alone: Path) -> No
         network = opened.compute.place(opened.base()).eval()
         wanted = network(problem.to(problem.collate([sample]), opened.compute).images).argmax(1)
     assert np.array_equal(frames.target(0), wanted[0, :32, :48].numpy())
-    assert "no labels: all figures are agreement with the base" in check_data.run(opened).in_words
+    said = check_data.run(opened).in_words
+    assert "trained without labels, by the base's answers on the undistorted frames" in said
+    assert "val and test without labels: figures are agreement with the base on undistorted frames" in said
     pristine = evaluate(opened.base(), opened.samples("test", DistortionLevel()), problem, compute=opened.compute)
     assert pristine.primary == 100.0
     adaptor = adapt_from_plan(opened.plan, LEVEL)
@@ -283,3 +286,64 @@ def test_a_detectors_answers_come_back_from_their_file() -> None:
 def test_a_plan_that_follows_the_base_follows_nothing_else(alone: Path) -> None:
     with pytest.raises(PlanError, match=r"partial.distill: expected none beside finetune.target: base"):
         plan_of(alone, finetune={"target": "base"}, partial={"distill": 0.5})
+
+
+def test_labels_and_answers_are_told_apart_by_split(alone: Path) -> None:
+    for split in ("val", "test"):
+        (alone / split / "images").mkdir()
+        (alone / split / "masks").mkdir()
+        for i in range(4):
+            (alone / split / f"{i}.png").rename(alone / split / "images" / f"{i}.png")
+            mask = np.full((32, 48), 255, dtype=np.uint8)
+            mask[:16] = i
+            Image.fromarray(mask).save(alone / split / "masks" / f"{i}.png")
+    data = {"name": "folder", "root": str(alone), "classes": [f"c{i}" for i in range(9)], "ignore": 255}
+    opened = Opened(plan_of(alone, data=data))
+    said = check_data.run(opened).in_words
+    assert "trained without labels" in said
+    assert "agreement" not in said
+    assert opened.problem.ignore_index == 255  # type: ignore[attr-defined]
+    score = evaluate(opened.base(), opened.samples("test", LEVEL), opened.problem, compute=opened.compute)
+    assert 0.0 <= score.primary < 100.0
+    for split in ("val", "test"):
+        (alone / split / "masks").rename(alone / f"{split}-masks")
+    (alone / "train" / "images").mkdir()
+    (alone / "train" / "masks").mkdir()
+    for i in range(4):
+        (alone / "train" / f"{i}.png").rename(alone / "train" / "images" / f"{i}.png")
+        Image.new("L", (48, 32)).save(alone / "train" / "masks" / f"{i}.png")
+    said = check_data.run(Opened(plan_of(alone, data=data))).in_words
+    assert "val and test without labels: figures are agreement with the base" in said
+    assert "trained without labels" not in said
+
+
+def test_answers_of_a_base_that_computes_otherwise_are_made_anew(alone: Path) -> None:
+    first = Opened(plan_of(alone)).frames("test")
+    first.target(0)
+    other = Opened(plan_of(alone, precision="fp32", threads=2)).frames("test")
+    assert other.digest() != first.digest()
+    other.target(0)
+    assert len(list((alone / "store" / "answers").rglob("*.npz"))) == 2
+
+
+def test_images_alone_and_a_full_fine_tune_to_follow_are_refused(alone: Path) -> None:
+    with pytest.raises(PlanError, match=r"partial.distill: expected none where fine-tunes follow the base"):
+        _ = Opened(plan_of(alone, partial={"distill": 0.5})).target
+
+
+def test_a_module_that_reads_running_statistics_itself_is_found(
+    problem: SemanticSegmentation, samples: DistortedDataset, fp32: Compute
+) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 9, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert self.bn.running_var is not None
+            return self.head(self.bn(self.conv(x)) / (self.bn.running_var.mean() + 1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    base = Reading().eval()
+    with pytest.raises(AdaptorError, match="folded statistics to compute what was trained, but head gives something"):
+        adapt_level(base, samples, problem, LEVEL, 40, Method(recipe=RECIPE), compute=fp32)

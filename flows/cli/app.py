@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli import data, model, ops, registry, stream, submit
+from flows.cli import data, model, ops, planning, registry, stream, submit
 from flows.cli.registry import PlanFile, serving
 from flows.cli.terminal import command, console, preflight, print_table, progress_bars, running
 from gearnn.version import __version__
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(data.data, name="data")
 app.add_typer(data.cache, name="cache")
 app.add_typer(model.model, name="model")
+app.add_typer(planning.plan, name="plan")
 
 
 def _show_version(is_wanted: bool) -> None:

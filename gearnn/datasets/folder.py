@@ -80,7 +80,7 @@ def open_folder(
             raise DataError(f"data folder: expected frames of different names, but got {one} and {other.name}")
     if not (folder / "masks").is_dir():
         _check_alone(folder)
-        return Unlabelled(frames, class_names=class_names, ignore_index=None, camera=camera)
+        return Unlabelled(frames, class_names=class_names, ignore_index=ignore_index, camera=camera)
     labels = paired(frames, lambda frame: root / split / "masks" / f"{frame.stem}.png", dataset="folder")
     more: dict[str, Any] = {"class_names": class_names, "ignore_index": ignore_index, "camera": camera}
     if not (root / split / "instances").is_dir():

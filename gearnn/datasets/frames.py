@@ -14,7 +14,7 @@ from gearnn.datasets.files import image_digest, image_orientation, image_size, m
 from gearnn.distortions.stills import to_rgb
 from gearnn.errors import DataError
 
-_NUMBERED = re.compile(r"(?P<sequence>.*?)[-_. ]?[A-Za-z]?\d+")
+_NUMBERED = re.compile(r"(?P<sequence>.*?)([-_. ][A-Za-z]?)?\d+")
 _MASK_MODES = ("1", "L", "P", "I;16", "I")
 
 RESAMPLING = {

@@ -15,6 +15,7 @@ from gearnn.datasets.frames import FrameDataset
 
 _SIDE = 16
 _NEAR = _SIDE**2 // 4
+_FLAT = 2.0  # standard deviation of grey values
 _SHOWN = 3
 
 
@@ -70,13 +71,17 @@ class Seen:
         self.digests = [dataset.frame_digest(index) for index in indices]
         self.sequences = [dataset.sequence(index) for index in indices]
         self.hashes = np.stack([_hash(dataset, index) for index in indices])
+        self.is_flat = np.array([not bits.any() for bits in self.hashes])
 
 
 def overlaps(splits: Mapping[str, Seen]) -> list[Overlap]:
     """What every two of some splits have in common; nothing of those that have nothing."""
     names = {sequence for seen in splits.values() for sequence in seen.sequences}
     pairs = combinations(splits.items(), 2)
-    found = [_compared(one, ours, other, theirs, told=len(names) > 1) for (one, ours), (other, theirs) in pairs]
+    found = [
+        _compared(one, ours, other, theirs, told=len(names) > 1 or one.partition("[")[0] == other.partition("[")[0])
+        for (one, ours), (other, theirs) in pairs
+    ]
     return [overlap for overlap in found if overlap]
 
 
@@ -100,7 +105,9 @@ def _near(ours: Seen, theirs: Seen) -> list[tuple[int, int]]:
     """(index of ours, index of theirs) of the nearest frames that are near."""
     found = []
     for j, own in enumerate(theirs.hashes):
-        distances = (ours.hashes != own).sum(axis=1)
+        if theirs.is_flat[j]:
+            continue
+        distances = np.where(ours.is_flat, _SIDE**2, (ours.hashes != own).sum(axis=1))
         i = int(distances.argmin())
         if distances[i] <= _NEAR:
             found.append((i, j))
@@ -112,9 +119,11 @@ def _count(sequences: Sequence[str], wanted: set[str]) -> int:
 
 
 def _hash(dataset: FrameDataset, index: int) -> np.ndarray:
-    """bool [256]."""
+    """bool [256]; all False for a frame of next to one colour, such as a black one, of which a hash says nothing."""
     import imagehash  # only where splits are compared: it brings scipy
 
+    if np.asarray(dataset.frame(index).convert("L")).std() < _FLAT:
+        return np.zeros(_SIDE**2, dtype=bool)
     return np.asarray(imagehash.phash(dataset.frame(index), hash_size=_SIDE).hash, dtype=bool).ravel()
 
 

@@ -45,7 +45,7 @@ class Split:
             raise ValueError(
                 f"expected a split, or a slice such as val[:50%], val[50%:] or train[:200], but got {text!r}"
             )
-        split = cls(name=found["name"], start=found["start"] or "", stop=found["stop"] or "")
+        split = cls(name=found["name"].strip(), start=found["start"] or "", stop=found["stop"] or "")
         for bound in (split.start, split.stop):
             if bound.endswith("%") and abs(int(bound[:-1])) > 100:
                 raise ValueError(f"expected shares up to 100% in {text!r}")

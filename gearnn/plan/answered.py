@@ -46,6 +46,16 @@ class Answering(Protocol):
         """Where answers are kept."""
         ...
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides how the base computes, besides its weights."""
+        ...
+
+    @property
+    def numerics(self) -> str:
+        """Precision and threads, which decide rounding."""
+        ...
+
     def base(self) -> nn.Module:
         """The base."""
         ...
@@ -75,13 +85,14 @@ class Answered:
 
     def __getstate__(self) -> dict[str, Any]:
         """Networks stay where they are; a worker that needs one loads it."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("_network", "_identity")}
+        _ = self._identity  # found once, not in every worker
+        return {key: value for key, value in self.__dict__.items() if key != "_network"}
 
     def target(self, index: int) -> Any:
         """The base's answer on the undistorted frame, in the form of the problem's truth."""
         key = hashlib.sha256(f"{self._identity} {self._dataset.frame_digest(index)}".encode()).hexdigest()
         folder = self._answering.store.root / "answers" / key[:2]
-        for path in folder.glob(f"{key}-*.npz"):
+        for path in sorted(folder.glob(f"{key}-*.npz")):
             content = path.read_bytes()
             if path.name == _name(key, content):
                 return _read(content)
@@ -106,8 +117,9 @@ class Answered:
 
     @cached_property
     def _identity(self) -> str:
-        problem = json.dumps(self._answering.problem.describe(), sort_keys=True)
-        return hashlib.sha256(f"{fingerprint(self._answering.base())} {problem}".encode()).hexdigest()
+        answering = self._answering
+        facts = [fingerprint(answering.base()), answering.problem.describe(), answering.identity, answering.numerics]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()
     def _answer(self, index: int) -> Any:

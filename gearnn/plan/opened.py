@@ -192,14 +192,22 @@ class Opened:
 
     @property
     def target(self) -> Target:
-        """What fine-tunes learn from; without truth, the base."""
-        wanted = self.plan.finetune.target
-        return wanted or ("base" if self.is_answered else "labels")
+        """What fine-tunes learn from; without truth, the base.
 
-    @property
-    def is_answered(self) -> bool:
-        """Whether the training frames have no truth but the base's answers."""
-        return getattr(self.frames("train"), "truth", "") == Answered.truth
+        Raises:
+            PlanError: the base, though adaptors are to follow full fine-tunes.
+        """
+        found = self.plan.finetune.target or ("base" if self.is_answered("train") else "labels")
+        if found != "labels" and self.plan.distill:
+            raise PlanError(
+                f"plan: partial.distill: expected none where fine-tunes follow the base (finetune.target: {found}), "
+                f"which they do by default on frames without masks"
+            )
+        return found
+
+    def is_answered(self, role: Role) -> bool:
+        """Whether the frames of a role have no truth but the base's answers."""
+        return getattr(self.frames(role), "truth", "") == Answered.truth
 
     def samples(self, role: Role, level: DistortionLevel) -> DistortedDataset:
         """The frames of a role as one level sees them, cached beside the plan's store."""

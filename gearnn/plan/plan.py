@@ -217,9 +217,11 @@ class Plan(Section):
             "clip": None,
         }
         update = {
-            "finetune": self.finetune.model_copy(update=recipe),
-            "partial": self.of_adaptors.model_copy(update=recipe),
-            "bound": self.bound.model_copy(update={"batchnorm_statistics": "frozen", "select": "eq2"}),
+            "finetune": self.finetune.model_copy(update=recipe | {"target": self.finetune.target and "labels"}),
+            "partial": self.of_adaptors.model_copy(update=recipe | {"distill": 0.0}),
+            "bound": self.bound.model_copy(
+                update={"batchnorm_statistics": "frozen", "select": "eq2", "granularity": "layer"}
+            ),
         }
         return self.model_copy(update=update)
 

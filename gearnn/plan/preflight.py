@@ -103,7 +103,7 @@ def check_network(opened: Opened) -> None:
         PlanError: the network or the problem raises, or does not give what is needed.
     """
     plan, dataset, compute = opened.plan, opened.frames("train"), opened.compute
-    problem, network = opened.problem, opened.base()
+    problem, network, _ = opened.problem, opened.base(), opened.target
     if plan.distill:
         check_classifies(problem, "plan: partial.distill")
     first = _sample(dataset, 0)
@@ -149,8 +149,8 @@ def _try_predicting(model: nn.Module, problem: Problem, sample: Sample, compute:
 
 def _try_learning(model: nn.Module, problem: Problem, plan: Plan, dataset: FrameDataset, compute: Compute) -> None:
     moving = plan.bound.batchnorm_statistics != "frozen" or (plan.base.train and plan.base.train.batchnorm == "moving")
-    batch_size = (plan.base.train or plan.finetune).batch_size
-    alone = len(dataset) % batch_size == 1 or batch_size == 1 or not moving
+    sizes = {how.batch_size for how in (plan.base.train, plan.finetune, plan.of_adaptors) if how is not None}
+    alone = any(size == 1 or len(dataset) % size == 1 for size in sizes) or not moving
     samples = [_sample(dataset, index) for index in range(1 if alone else 2)]
     batch = problem.to(problem.collate([problem.flip(sample) for sample in samples]), compute)
     for _, module in batchnorms(model.train()):

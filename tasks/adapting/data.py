@@ -1,5 +1,6 @@
 """Read every frame and label of a plan once, so that a bad file stops a run before any training."""
 
+from contextlib import nullcontext
 from typing import Any
 
 from gearnn.datasets import check_frames
@@ -9,7 +10,7 @@ from gearnn.plan.opened import ROLES, Opened
 from gearnn.store.copies import look_anew
 from tasks.progress import logger_here
 from tasks.records import Data
-from tasks.step import step
+from tasks.step import device_of, step
 
 
 def _reads(opened: Opened) -> dict[str, Any]:
@@ -27,12 +28,13 @@ def check_data(opened: Opened) -> Data:
             plan does not say that this is meant.
     """
     splits = opened.splits()
-    for dataset in splits.values():
-        check_frames(dataset)
-    if opened.is_answered:
+    answered = tuple(role for role in ROLES if opened.is_answered(role))
+    with device_of(opened, "check data") if answered else nullcontext():
+        for dataset in splits.values():
+            check_frames(dataset)
+    for role in answered:
         logger_here().warning(
-            "frames: %s has no masks, so the base's answers on the undistorted frames are the truth",
-            opened.plan.data.root,
+            "frames: %s has no masks, so the base's answers on the undistorted frames are its truth", opened.split(role)
         )
     found = overlaps({split: Seen(dataset) for split, dataset in splits.items()})
     same = next((overlap for overlap in found if overlap.same), None)
@@ -47,7 +49,7 @@ def check_data(opened: Opened) -> Data:
         digests=digests_of(opened),
         num_frames={role: len(opened.frames(role)) for role in ROLES},
         splits={role: opened.split(role) for role in ROLES},
-        truth="answers" if opened.is_answered else "labels",
+        answered=answered,
         overlaps=(*_named_twice(opened), *map(str, found)),
     )
 

@@ -16,6 +16,7 @@ from gearnn.plan.opened import Opened
 from gearnn.plan.sections import RecipeSpec
 from gearnn.portfolio import at_rate
 from gearnn.recipe import Recipe
+from gearnn.targets import try_folded
 from tasks.progress import reporter
 from tasks.records import AdaptorFile, Base, Data, Network, Selection
 from tasks.step import keeper, step
@@ -122,6 +123,7 @@ def partial_finetune(
         batchnorm_statistics=policy,
         notes={"data": data.digests["train"]},
     )
+    try_folded(network, tuned.model, adaptor, opened.samples("train", DistortionLevel.parse(level)), opened.problem)
     adaptor = replace(adaptor, calibration=opened.calibration(DistortionLevel.parse(level)))
     return AdaptorFile(
         level=level,

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from gearnn.knapsack import select_layers
-from gearnn.layers import BatchNormStatistics, Layer, charged_once, layers_of, named, room_for_layers
+from gearnn.layers import BatchNormStatistics, Layer, charged_once, layers_of, room_for_layers
 from gearnn.plan.opened import Opened
+from gearnn.portfolio import most_sensitive
 from gearnn.sensitivity import read_table
 from tasks.records import Base, Selection, Table
 from tasks.step import step
@@ -27,10 +27,9 @@ def choose_layers(opened: Opened, base: Base, table: Table) -> Selection:
     spec, network = opened.plan.bound, opened.network(base.weights)
     rows, _ = read_table(opened.store.get(table.parquet))
     bound, policy = spec.in_values(base.num_values), spec.batchnorm_statistics
-    room = room_for_layers(network, bound, policy)
-    chosen = select_layers(rows["sensitivity"].tolist(), rows["num_values"].tolist(), room)
-    layers = named(layers_of(network, spec.granularity, policy), rows["layer"].iloc[chosen].tolist())
-    return selection_of(table.level, layers, network, policy, bound)
+    layers = layers_of(network, spec.granularity, policy)
+    chosen = most_sensitive(layers, rows, room_for_layers(network, bound, policy))
+    return selection_of(table.level, chosen, network, policy, bound)
 
 
 def selection_of(

@@ -59,7 +59,7 @@ def try_selections(
     def trial(name: str, chosen: Sequence[Layer], rate: float) -> Counted:
         tuned = finetune(
             network,
-            samples if every == 1 else EveryOther(samples, every),
+            samples if every == 1 else EveryOther(samples, every, recipe.batch_size),
             problem,
             at_rate(recipe, rate),
             layers=chosen,

@@ -21,7 +21,7 @@ def _reads(opened: Opened, base: Base, full: Network, pristine: Network) -> dict
     }
 
 
-@step(version=1, reads=_reads, label="sensitivity {full.level}")
+@step(version=2, reads=_reads, label="sensitivity {full.level}")
 def measure_sensitivity(opened: Opened, base: Base, full: Network, pristine: Network) -> Table:
     """Eq. 1 for every layer, beside the change that the same fine-tune makes on pristine frames."""
     bound = opened.plan.bound

@@ -108,6 +108,11 @@ def _how_in_words(found: Findings) -> list[str]:
             f"{solutions.PAPER_RECIPE} and {solutions.PAPER_FULL}: {_recipe(paper.finetune)}; Eq. 2 alone, and no "
             f"running statistics move."
         )
+    if found.plan.finetune.target not in (None, "labels"):
+        texts.append(
+            f"Whole networks a level and adaptors learn from: {found.plan.finetune.target}. Mixed and stability "
+            f"training, and the paper's recipe, learn from labels."
+        )
     texts.append("Adaptors need the full fine-tunes and the control before their own, which are counted there.")
     if found.failures:
         texts.append("Not measured: " + "; ".join(found.failures) + ".")

@@ -147,3 +147,30 @@ def test_frames_that_are_in_two_splits_are_found(frames: Path) -> None:
 def test_scenes_of_their_own_have_nothing_in_common() -> None:
     seen = {split: Seen(Streets(split, 60, 0, Camera())) for split in ("train", "val", "test")}
     assert overlaps(seen) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [("0001TP_006690", "0001TP"), ("Seq05VD_f00000", "Seq05VD"), ("runA0001", "runA"), ("photo12", "photo"),
+     ("000123", ""), ("left", "left")],
+)  # fmt: skip
+def test_a_sequence_is_the_name_without_its_number(tmp_path: Path, name: str, sequence: str) -> None:
+    (tmp_path / "s").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "s" / f"{name}.png")
+    assert open_folder(tmp_path, "s", Camera(), class_names=("a",), ignore_index=None).sequence(0) == sequence
+
+
+def test_frames_of_one_colour_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    for split, colour in (("train", (0, 0, 0)), ("val", (200, 0, 0))):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (32, 32), colour).save(tmp_path / split / f"{split}.png")
+    seen = {
+        s: Seen(open_folder(tmp_path, s, Camera(), class_names=("a",), ignore_index=None)) for s in ("train", "val")
+    }
+    assert overlaps(seen) == []
+
+
+def test_halves_of_one_sequence_say_so() -> None:
+    dataset = Named([f"drive_{i:03}" for i in range(10)])
+    seen = {text: Seen(sliced(dataset, Split.parse(text))) for text in ("v[:50%]", "v[50%:]")}
+    assert "v[50%:] shares the sequence drive with v[:50%]" in str(overlaps(seen)[0])
