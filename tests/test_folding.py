@@ -76,6 +76,15 @@ def moved(base: nn.Module, layers: list[Layer], seed: int = 1) -> nn.Module:
     return network
 
 
+def write_folded(network: nn.Module, base: nn.Module, tuned: nn.Module, layers: list[Layer]) -> None:
+    """Write the effective scale and shift of layers into a network, in its own precision."""
+    for layer in layers:
+        path = layer.weights[0].rpartition(".")[0]
+        scale, shift = effective(base.get_submodule(path), tuned.get_submodule(path))
+        network.get_parameter(f"{path}.weight").copy_(scale)
+        network.get_parameter(f"{path}.bias").copy_(shift)
+
+
 def settled(network: nn.Module, dims: int = 2) -> nn.Module:
     """The network with statistics of some frames."""
     with torch.no_grad():
@@ -129,11 +138,7 @@ def test_folded_statistics_give_what_moved_ones_do(name: str, dtype: torch.dtype
     tuned = moved(base, layers)
     folding = copy.deepcopy(base)
     with torch.no_grad():
-        for layer in layers:
-            path = layer.weights[0].rpartition(".")[0]
-            scale, shift = effective(base.get_submodule(path), tuned.get_submodule(path))
-            folding.get_submodule(path).weight.copy_(scale)  # type: ignore[operator, union-attr]
-            folding.get_submodule(path).bias.copy_(shift)  # type: ignore[operator, union-attr]
+        write_folded(folding, base, tuned, layers)
         x = torch.randn(3, 3, *[9] * dims, dtype=dtype, generator=torch.Generator().manual_seed(3))
         wanted, found = tuned(x), folding(x)
     assert (wanted - base(x)).abs().max() > 0.01  # the statistics matter
@@ -180,11 +185,7 @@ def test_layers_in_float64_fold_to_rounding_in_a_deep_network() -> None:
     folding = copy.deepcopy(base)
     x = torch.randn(2, 3, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        for layer in layers:
-            path = layer.weights[0].rpartition(".")[0]
-            scale, shift = effective(base.get_submodule(path), tuned.get_submodule(path))
-            folding.get_submodule(path).weight.copy_(scale)  # type: ignore[operator, union-attr]
-            folding.get_submodule(path).bias.copy_(shift)  # type: ignore[operator, union-attr]
+        write_folded(folding, base, tuned, layers)
         wanted, found = tuned(x), folding(x)
     assert (wanted - found).abs().max() <= 1e-12 * wanted.abs().max()
 

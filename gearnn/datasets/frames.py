@@ -118,6 +118,26 @@ class FrameDataset(Protocol):
         ...
 
 
+class Around:
+    """A dataset around another one: what it does not have itself is the other's.
+
+    Args:
+        dataset: the other one.
+    """
+
+    def __init__(self, dataset: FrameDataset) -> None:
+        self._dataset = dataset
+        self.class_names, self.ignore_index = dataset.class_names, dataset.ignore_index
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # while being unpickled in a worker
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+
 class FrameFiles:
     """Image files as frames: the part that all datasets in folders have in common.
 

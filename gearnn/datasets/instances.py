@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from gearnn.datasets.frames import FrameDataset
+from gearnn.datasets.frames import Around, FrameDataset
 from gearnn.errors import DataError
 
 
@@ -76,7 +75,7 @@ class Instances:
                 raise DataError(f"frame {name}: expected classes 1 to {num_classes - 1}, but got {label}")
 
 
-class WithInstances:
+class WithInstances(Around):
     """A dataset with :class:`Instances` as the truth of its frames; all else is the dataset's own.
 
     Args:
@@ -93,16 +92,8 @@ class WithInstances:
                 f"data: expected frames with instances, but {type(dataset).__name__} has classes only; "
                 f"pennfudan and streets have instances, and folder where it has a folder `instances`"
             )
-        self._dataset, self._instances = dataset, instances
-        self.class_names, self.ignore_index = dataset.class_names, dataset.ignore_index
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while being unpickled in a worker
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
+        super().__init__(dataset)
+        self._instances = instances
 
     def target(self, index: int) -> Instances:
         """The instances of a frame.

@@ -86,7 +86,9 @@ def sliced(dataset: FrameDataset, split: Split) -> FrameDataset:
 
 
 class Slice:
-    """Some frames of a dataset; all else is the dataset's own.
+    """Some frames of a dataset.
+
+    Nothing is handed on that is not named here: a method of the whole dataset would be given an index of the slice.
 
     Args:
         dataset: the frames.
@@ -101,9 +103,13 @@ class Slice:
         return len(self._chosen)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while being unpickled in a worker
-            raise AttributeError(name)
-        return getattr(self._whole, name)
+        """What only some datasets have: which kind of truth, and instances beside classes."""
+        if name == "truth":
+            return self._whole.truth  # type: ignore[attr-defined]
+        if name == "instances":
+            of_frame = self._whole.instances  # type: ignore[attr-defined]
+            return lambda index: of_frame(self._chosen[index])
+        raise AttributeError(f"a slice of {type(self.__dict__.get('_whole')).__name__} has no {name}")
 
     def name(self, index: int) -> str:
         return self._whole.name(self._chosen[index])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from gearnn.datasets.frames import FrameDataset, Sample
+from gearnn.datasets.frames import Around, FrameDataset, Sample
 from gearnn.datasets.instances import Instances
 from gearnn.errors import PlanError
 from gearnn.layers import fingerprint
@@ -61,7 +61,7 @@ class Answering(Protocol):
         ...
 
 
-class Answered:
+class Answered(Around):
     """Frames with a base's answers as their truth; all else is the dataset's own.
 
     Args:
@@ -72,16 +72,8 @@ class Answered:
     truth = "answers"
 
     def __init__(self, dataset: FrameDataset, answering: Answering) -> None:
-        self._dataset, self._answering = dataset, answering
-        self.class_names, self.ignore_index = dataset.class_names, dataset.ignore_index
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # while being unpickled in a worker
-            raise AttributeError(name)
-        return getattr(self._dataset, name)
+        super().__init__(dataset)
+        self._answering = answering
 
     def __getstate__(self) -> dict[str, Any]:
         """Networks stay where they are; a worker that needs one loads it."""

@@ -98,6 +98,9 @@ def test_a_slice_is_those_frames_with_their_truth() -> None:
     assert (part.name(0), part.size(1), part.sequence(0)) == (whole.name(2), whole.size(3), whole.sequence(2))
     assert np.array_equal(part.frame(0), whole.frame(2))
     assert np.array_equal(part.target(1).masks, whole.target(3).masks)
+    assert np.array_equal(part.instances(1), whole.instances(3))  # type: ignore[attr-defined]
+    assert not hasattr(part, "num_frames")  # of the whole one, which would be wrong here
+    assert getattr(sliced(Named(["a_1", "a_2"]), Split.parse("s[:1]")), "truth", "none of its own") == "none of its own"
     assert part.frame_digest(1) == whole.frame_digest(3)
     assert part.class_names == whole.class_names
     assert len({dataset.digest() for dataset in (whole, part, sliced(whole, Split.parse("s[1:4]")))}) == 3
